@@ -1,0 +1,1 @@
+//! The CPU backend: the oracle for every kernel, and the engine where there is no GPU.

@@ -1,0 +1,152 @@
+//! Where a program runs. The engine plans rounds; a backend runs them.
+
+pub mod cpu;
+
+use crate::error::Result;
+use crate::sample::SamplingParams;
+
+/// Index of a sequence's place on a backend, below [`Limits::slots`].
+pub type Slot = u32;
+
+/// Index of a page of the full-attention cache, below [`Limits::pages`].
+pub type Page = u32;
+
+/// What a backend was built to hold; fixed at start-up (law 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Rows of one round.
+    pub max_rows: usize,
+    /// Sequences at once.
+    pub slots: usize,
+    /// Pages of the full-attention cache.
+    pub pages: usize,
+    /// Positions of one page.
+    pub page_size: usize,
+    /// Positions of one sequence, prompt and output together.
+    pub max_positions: usize,
+}
+
+/// A sequence as it enters a backend.
+#[derive(Clone, Debug)]
+pub struct SequenceInit {
+    /// Prompt tokens, not empty.
+    pub prompt: Vec<u32>,
+    /// Validated parameters.
+    pub params: SamplingParams,
+    /// Key of the noise, resolved from `params.seed`.
+    pub seed: u64,
+    /// Tokens that end the sequence (model's and request's), unless ignored.
+    pub stop_tokens: Vec<u32>,
+    /// Pages for every position the sequence can reach, in order of position.
+    pub pages: Vec<Page>,
+}
+
+/// What one sequence does in a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// Feeds prompt positions `start .. start + len`; the chunk that reaches the prompt's end
+    /// also chooses the first token. A run with a prefill in it makes one round.
+    Prefill {
+        /// The sequence.
+        slot: Slot,
+        /// First position.
+        start: usize,
+        /// Number of positions, at least 1.
+        len: usize,
+    },
+    /// Decodes; each round verifies the anchor and `drafts` drafted tokens.
+    Decode {
+        /// The sequence.
+        slot: Slot,
+        /// Drafted tokens per round, below the drafter's block size; 0 is a plain step.
+        drafts: usize,
+    },
+}
+
+/// Why a sequence ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// A stop token was chosen; it is the last token reported.
+    StopToken,
+    /// `max_tokens` were generated.
+    Length,
+}
+
+/// Log-probabilities at one generated position, before filters and temperature.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TokenLogprobs {
+    /// Of the chosen token.
+    pub chosen: f32,
+    /// Most likely tokens, best first.
+    pub top: Vec<(u32, f32)>,
+}
+
+/// What one sequence did in one round.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Progress {
+    /// The sequence.
+    pub slot: Slot,
+    /// Emitted tokens: a range of [`Report::tokens`].
+    pub tokens: std::ops::Range<usize>,
+    /// Drafted tokens that were verified.
+    pub drafted: usize,
+    /// Of them, accepted and emitted.
+    pub accepted: usize,
+    /// Set where the sequence ended.
+    pub end: Option<End>,
+}
+
+/// The outcome of a run; reused from run to run so that nothing is allocated.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Emitted tokens of all sequences and rounds, in order of emission.
+    pub tokens: Vec<u32>,
+    /// Log-probabilities beside `tokens` for sequences that asked; `(index in tokens, value)`.
+    pub logprobs: Vec<(usize, TokenLogprobs)>,
+    /// One entry per round and sequence that emitted or ended.
+    pub progress: Vec<Progress>,
+    /// Rounds made.
+    pub rounds: u32,
+    /// Rows of the target forward of the last round.
+    pub rows: usize,
+    /// Seconds in verify, choose and accept, all rounds together.
+    pub verify_seconds: f64,
+    /// Seconds in commit and draft, all rounds together.
+    pub draft_seconds: f64,
+}
+
+impl Report {
+    /// Empties the report, keeping its memory.
+    pub fn clear(&mut self) {
+        self.tokens.clear();
+        self.logprobs.clear();
+        self.progress.clear();
+        self.rounds = 0;
+        self.rows = 0;
+        self.verify_seconds = 0.0;
+        self.draft_seconds = 0.0;
+    }
+}
+
+/// Runs rounds of one model.
+pub trait Backend: Send {
+    /// What it was built to hold.
+    fn limits(&self) -> Limits;
+
+    /// Puts a sequence into a free slot.
+    ///
+    /// # Errors
+    /// Where the slot is taken or the pages do not cover the sequence.
+    fn open(&mut self, slot: Slot, sequence: SequenceInit) -> Result<()>;
+
+    /// Frees a slot; its pages may be handed out again at once.
+    fn close(&mut self, slot: Slot);
+
+    /// Runs up to `max_rounds` rounds of the plan and fills `report` (cleared first). Returns
+    /// early when a sequence ends or the host asks. A slot stands in a plan at most once; all
+    /// rows of a round together are at most [`Limits::max_rows`].
+    ///
+    /// # Errors
+    /// After an error the backend's state is undefined and the engine closes it.
+    fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()>;
+}
