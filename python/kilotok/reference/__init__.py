@@ -1,0 +1,24 @@
+"""The readable oracle: MiMo-V2 targets and DFlash drafters in plain numpy.
+
+Each op of an engine Program is one function in `ops` under the same name, the number formats are in
+`formats`, and `Mimo`, `Drafter` and `speculate` run whole models from a directory. Nothing here is
+fast; it exists to be read and to be compared with.
+"""
+
+from . import formats, ops
+from .checkpoint import Checkpoint
+from .dflash import Drafter, Transcript, speculate
+from .errors import FormatError
+from .mimo import Forward, Mimo
+
+__all__ = [
+    "Checkpoint",
+    "Drafter",
+    "FormatError",
+    "Forward",
+    "Mimo",
+    "Transcript",
+    "formats",
+    "ops",
+    "speculate",
+]

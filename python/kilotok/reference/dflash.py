@@ -1,0 +1,218 @@
+"""The DFlash drafter and the speculative loop around a target (dflash_spec 1, 2)."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from . import ops
+from .checkpoint import Checkpoint, read_safetensors
+from .config import DraftConfig, parse_draft
+from .errors import FormatError
+from .formats import decode_bf16
+from .mimo import Mimo
+
+
+def read_mask_embedding(directory: Path, hidden: int) -> np.ndarray | None:
+    """The sidecar that replaces the mask token's embedding row, float32 [H]; None if absent.
+
+    ``mask_embedding.pt`` is a torch zip whose only storage is the uncompressed entry ``*/data/0``:
+    2H bytes of BF16 or 4H bytes of float32. Nothing of its pickle is executed.
+    """
+    tensors = directory / "mask_embedding.safetensors"
+    if tensors.exists():
+        (stored,) = read_safetensors(tensors).values()
+        data = decode_bf16(stored.data) if stored.dtype == "BF16" else stored.data
+        return data.reshape(-1).astype(np.float32)
+    sidecar = directory / "mask_embedding.pt"
+    if not sidecar.exists():
+        return None
+    with zipfile.ZipFile(sidecar) as archive:
+        (entry,) = [name for name in archive.namelist() if name.endswith("/data/0")]
+        raw = archive.read(entry)
+    if len(raw) == 2 * hidden:
+        return decode_bf16(np.frombuffer(raw, "<u2"))
+    if len(raw) == 4 * hidden:
+        return np.frombuffer(raw, "<f4")
+    raise FormatError(f"mask_embedding.pt: {len(raw)} bytes, expected {2 * hidden} or {4 * hidden}")
+
+
+@dataclass
+class Context:
+    """Drafter keys and values of committed rows: per layer [n, kv_heads, dim], row i position i."""
+
+    keys: list[np.ndarray]
+    values: list[np.ndarray]
+
+    @property
+    def length(self) -> int:
+        """Number of committed rows."""
+        return self.keys[0].shape[0]
+
+
+class Drafter:
+    """A DFlash drafter; embedding and head are the target's.
+
+    Parameters
+    ----------
+    path : drafter directory (``dflash/`` of a model directory).
+    target : the target whose taps, embedding and head it uses.
+    """
+
+    def __init__(self, path: str | Path, target: Mimo) -> None:
+        path = Path(path)
+        self.checkpoint = Checkpoint.open(path)
+        self.config: DraftConfig = parse_draft(self.checkpoint.config)
+        self.target = target
+        self.dtype = target.dtype
+        self.fc = self._array("fc.weight")
+        self.hidden_norm = self._array("hidden_norm.weight")
+        self.norm = self._array("norm.weight")
+        self.layers = [self._layer(i) for i in range(self.config.layers)]
+        mask = read_mask_embedding(path, self.config.hidden_size)
+        if mask is None:
+            mask = target.embedding[self.config.mask_token_id]
+        self.mask_embedding = mask.astype(self.dtype)
+
+    def _array(self, name: str) -> np.ndarray:
+        return self.checkpoint.array(name).astype(self.dtype)
+
+    def _layer(self, index: int) -> dict[str, np.ndarray]:
+        root = f"layers.{index}."
+        names = {
+            "attn_norm": "input_layernorm.weight",
+            "ffn_norm": "post_attention_layernorm.weight",
+            **{p: f"self_attn.{p}_proj.weight" for p in "qkvo"},
+            "q_norm": "self_attn.q_norm.weight",
+            "k_norm": "self_attn.k_norm.weight",
+            **{p: f"mlp.{p}_proj.weight" for p in ("gate", "up", "down")},
+        }
+        if self.config.sinks:
+            names["sinks"] = "self_attn.attention_sink_bias"
+        return {key: self._array(root + name) for key, name in names.items()}
+
+    def empty(self) -> Context:
+        """A context of no rows."""
+        c = self.config
+        none = [np.empty((0, c.kv_heads, c.head_dim), self.dtype)] * c.layers
+        return Context(list(none), list(none))
+
+    def _kv(
+        self, rows: np.ndarray, positions: np.ndarray, w: dict[str, np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        c = self.config
+        return ops.draft_context(
+            rows,
+            positions,
+            w["k"],
+            w["v"],
+            w["k_norm"],
+            c.eps,
+            c.theta,
+            c.rotary_dim,
+            c.value_scale,
+        )
+
+    def extend(self, context: Context, taps: np.ndarray) -> Context:
+        """Append committed rows: taps [n, K * H] of positions length..length + n - 1."""
+        fused = ops.draft_fc(taps.astype(self.dtype), self.fc, self.hidden_norm, self.config.eps)
+        positions = context.length + np.arange(taps.shape[0])
+        new = [self._kv(fused, positions, w) for w in self.layers]
+        return Context(
+            [np.concatenate([old, k]) for old, (k, _) in zip(context.keys, new, strict=True)],
+            [np.concatenate([old, v]) for old, (_, v) in zip(context.values, new, strict=True)],
+        )
+
+    def block(self, context: Context, anchor: int, size: int | None = None) -> np.ndarray:
+        """Draft logits [size - 1, V] of a block; row j - 1 predicts the token at length + j.
+
+        The block is the anchor at position ``context.length`` followed by ``size - 1`` masks.
+        """
+        c = self.config
+        size = size or c.block_size
+        start = context.length
+        positions = start + np.arange(size)
+        x = np.stack([self.target.embedding[anchor]] + [self.mask_embedding] * (size - 1))
+        for i, w in enumerate(self.layers):
+            y = ops.rms_norm(x, w["attn_norm"], c.eps)
+            q = (y @ w["q"].T).reshape(size, c.heads, c.head_dim)
+            q = ops.rope(ops.rms_norm(q, w["q_norm"], c.eps), positions, c.theta, c.rotary_dim)
+            k, v = self._kv(y, positions, w)
+            k = np.concatenate([context.keys[i], k])
+            v = np.concatenate([context.values[i], v])
+            o = ops.draft_attention(
+                q,
+                k,
+                v,
+                positions,
+                np.arange(start + size),
+                start,
+                c.windows[i],
+                w.get("sinks"),
+                c.causal[i],
+            )
+            x = x + ops.o_proj(o, w["o"])
+            z = ops.rms_norm(x, w["ffn_norm"], c.eps)
+            x = x + ops.dense_down(ops.dense_up(z, w["gate"], w["up"]), w["down"])
+        return ops.lm_head(ops.rms_norm(x[1:], self.norm, c.eps), self.target.head)
+
+
+@dataclass
+class Round:
+    """One round: what was drafted and how much of it the target accepted."""
+
+    drafts: list[int]
+    accepted: int
+
+
+@dataclass
+class Transcript:
+    """Output of the speculative loop. The first token comes from the prefill and has no round."""
+
+    tokens: list[int]
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def tau(self) -> float:
+        """Mean tokens per round, the bonus token included."""
+        return 1 + sum(r.accepted for r in self.rounds) / len(self.rounds)
+
+
+def speculate(
+    target: Mimo,
+    drafter: Drafter,
+    prompt: Sequence[int],
+    tokens: int,
+    params: ops.Sampling | None = None,
+    block: int | None = None,
+) -> Transcript:
+    """Decode ``tokens`` tokens speculatively; the output equals ``target.generate`` by law.
+
+    Drafts are the drafter's argmax. ``block`` counts the anchor; it shrinks where fewer tokens are
+    left, and the last round counts only tokens that are emitted.
+    """
+    layer_ids = drafter.config.target_layer_ids
+    prefill = target.forward(prompt)
+    context = drafter.extend(drafter.empty(), prefill.taps(layer_ids))
+    out = [ops.choose(prefill.logits[-1], params, len(prompt), prompt, [])]
+    result = Transcript(out)
+    while len(out) < tokens:
+        size = min(block or drafter.config.block_size, tokens - len(out))
+        drafts: list[int] = []
+        if size > 1:
+            drafts = [int(d) for d in drafter.block(context, out[-1], size).argmax(axis=-1)]
+        start = context.length
+        verify = target.forward([*prompt, *out, *drafts])
+        choices = [
+            ops.choose(verify.logits[start + j], params, start + j + 1, prompt, out + drafts[:j])
+            for j in range(size)
+        ]
+        a = ops.accept(drafts, choices)
+        result.rounds.append(Round(drafts, a))
+        out.extend(choices[: a + 1])
+        context = drafter.extend(context, verify.taps(layer_ids)[start : start + a + 1])
+    return result

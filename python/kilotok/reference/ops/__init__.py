@@ -1,0 +1,50 @@
+"""Every op of a Program as one readable numpy function, under the name the engine gives it.
+
+Ops compute in the dtype of their inputs (float32 or float64). Rows are axis 0 throughout.
+"""
+
+from .attention import (
+    attention_full,
+    attention_swa,
+    masked_attention,
+    o_proj,
+    qkv,
+    rope,
+    value_scale,
+)
+from .draft import draft_attention, draft_context, draft_fc, draft_visible
+from .ffn import dense_down, dense_up, moe_down, moe_up, router, sigmoid, silu
+from .rows import embed, lm_head, rms_norm, tap
+from .sampling import Sampling, accept, choose, gumbel, gumbel_bits, kept_tokens, penalise
+
+__all__ = [
+    "Sampling",
+    "accept",
+    "attention_full",
+    "attention_swa",
+    "choose",
+    "dense_down",
+    "dense_up",
+    "draft_attention",
+    "draft_context",
+    "draft_fc",
+    "draft_visible",
+    "embed",
+    "gumbel",
+    "gumbel_bits",
+    "kept_tokens",
+    "lm_head",
+    "masked_attention",
+    "moe_down",
+    "moe_up",
+    "o_proj",
+    "penalise",
+    "qkv",
+    "rms_norm",
+    "rope",
+    "router",
+    "sigmoid",
+    "silu",
+    "tap",
+    "value_scale",
+]

@@ -1,0 +1,122 @@
+"""Attention ops of the target model (mimo_spec 2.2): projections, rotary, full and sliding."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def qkv(
+    x: np.ndarray,
+    weight: np.ndarray,
+    heads: int,
+    kv_heads: int,
+    head_dim: int,
+    v_head_dim: int,
+    chunks: int = 1,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Project and de-interleave.
+
+    The rows of ``weight`` are ``chunks`` equal chunks ``[Q_t | K_t | V_t]`` of heads / chunks
+    query, kv_heads / chunks key and kv_heads / chunks value heads. One chunk is the plain
+    ``[Q | K | V]`` that separate q/k/v projections stack to.
+
+    Parameters
+    ----------
+    x : [T, H]
+    weight : [heads * head_dim + kv_heads * (head_dim + v_head_dim), H]
+
+    Returns
+    -------
+    q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_head_dim]
+    """
+    rows = x.shape[0]
+    y = (x @ weight.T).reshape(rows, chunks, -1)
+    q_rows = heads // chunks * head_dim
+    k_rows = kv_heads // chunks * head_dim
+    q, k, v = np.split(y, [q_rows, q_rows + k_rows], axis=-1)
+    return (
+        q.reshape(rows, heads, head_dim),
+        k.reshape(rows, kv_heads, head_dim),
+        v.reshape(rows, kv_heads, v_head_dim),
+    )
+
+
+def rope(x: np.ndarray, positions: np.ndarray, theta: float, rotary_dim: int) -> np.ndarray:
+    """Rotate the first ``rotary_dim`` dims of every head, NeoX pairs (i, i + rotary_dim / 2).
+
+    The angle of pair i at position p is ``p * theta ** (-2 i / rotary_dim)``, computed in float64;
+    the remaining dims pass through. x [T, heads, dim], positions [T] (absolute).
+    """
+    half = rotary_dim // 2
+    inv_freq = float(theta) ** (-np.arange(half, dtype=np.float64) * 2 / rotary_dim)
+    angle = np.asarray(positions, np.float64)[:, None, None] * inv_freq
+    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    a, b, rest = x[..., :half], x[..., half:rotary_dim], x[..., rotary_dim:]
+    return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
+
+
+def value_scale(v: np.ndarray, scale: float) -> np.ndarray:
+    """Scale values before they enter the cache (attention_value_scale)."""
+    return v * v.dtype.type(scale)
+
+
+def masked_attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    visible: np.ndarray,
+    sinks: np.ndarray | None = None,
+) -> np.ndarray:
+    """Grouped-query softmax attention under an explicit mask.
+
+    Parameters
+    ----------
+    q : [T, heads, d]; k : [S, kv_heads, d]; v : [S, kv_heads, dv]
+    visible : bool [T, S]
+    sinks : raw logit per head [heads]; joins the softmax denominator and adds no value. It is not
+        scaled by 1 / sqrt(d).
+
+    Returns
+    -------
+    [T, heads * dv]
+    """
+    group = q.shape[1] // k.shape[1]
+    k, v = np.repeat(k, group, axis=1), np.repeat(v, group, axis=1)
+    score = np.einsum("thd,shd->hts", q, k) * q.dtype.type(q.shape[-1] ** -0.5)
+    score = np.where(visible, score, -np.inf)
+    peak = score.max(axis=-1, keepdims=True)
+    if sinks is not None:
+        sink = sinks.astype(score.dtype)[:, None, None]
+        peak = np.maximum(peak, sink)
+    weight = np.exp(score - peak)
+    total = weight.sum(axis=-1, keepdims=True)
+    if sinks is not None:
+        total = total + np.exp(sink - peak)
+    out = np.einsum("hts,shv->thv", weight / total, v)
+    return out.reshape(q.shape[0], -1)
+
+
+def attention_full(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, q_pos: np.ndarray, k_pos: np.ndarray
+) -> np.ndarray:
+    """Causal attention over everything up to the query; shapes as in `masked_attention`."""
+    return masked_attention(q, k, v, k_pos[None, :] <= q_pos[:, None])
+
+
+def attention_swa(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    q_pos: np.ndarray,
+    k_pos: np.ndarray,
+    window: int,
+    sinks: np.ndarray | None,
+) -> np.ndarray:
+    """Causal attention over ``window`` keys, the query's own included: 0 <= q - k < window."""
+    distance = q_pos[:, None] - k_pos[None, :]
+    return masked_attention(q, k, v, (distance >= 0) & (distance < window), sinks)
+
+
+def o_proj(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Output projection: x [T, heads * dv], weight [H, heads * dv] -> [T, H]."""
+    return x @ weight.T

@@ -1,0 +1,83 @@
+"""Ops of the DFlash drafter (dflash_spec 1.2, 1.3, 1.6; mimo_spec 4.4)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from .attention import masked_attention, rope, value_scale
+from .rows import rms_norm
+
+
+def draft_fc(taps: np.ndarray, fc: np.ndarray, hidden_norm: np.ndarray, eps: float) -> np.ndarray:
+    """Fuse the taps of committed rows: project, then norm.
+
+    taps [T, K * H], fc [H, K * H], hidden_norm [H] -> [T, H].
+    """
+    return rms_norm(taps @ fc.T, hidden_norm, eps)
+
+
+def draft_context(
+    c: np.ndarray,
+    positions: np.ndarray,
+    k_proj: np.ndarray,
+    v_proj: np.ndarray,
+    k_norm: np.ndarray,
+    eps: float,
+    theta: float,
+    rotary_dim: int,
+    v_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Keys and values of rows in one draft layer; a pure function of each row and its position.
+
+    For context rows ``c`` is the output of `draft_fc`, used directly; for block rows it is the
+    layer's normed input. Both take the same weights.
+
+    Parameters
+    ----------
+    c : [T, H]; positions : absolute [T]; k_proj : [kv_heads * d, H]; v_proj : [kv_heads * dv, H];
+    k_norm : [d], applied per head before rope.
+
+    Returns
+    -------
+    k [T, kv_heads, d], v [T, kv_heads, dv]
+    """
+    dim = k_norm.shape[0]
+    k = (c @ k_proj.T).reshape(c.shape[0], -1, dim)
+    k = rope(rms_norm(k, k_norm, eps), positions, theta, rotary_dim)
+    v = (c @ v_proj.T).reshape(c.shape[0], k.shape[1], -1)
+    return k, value_scale(v, v_scale)
+
+
+def draft_visible(
+    q_pos: np.ndarray,
+    k_pos: np.ndarray,
+    start: int,
+    window: int | None,
+    causal: bool = False,
+) -> np.ndarray:
+    """Mask of a draft block (dflash_spec 1.6): bool [B, S].
+
+    Keys at positions below ``start`` are context, the others are the block's own rows. ``window``
+    counts the query itself and is None in full layers; ``causal`` hides later block rows.
+    """
+    distance = q_pos[:, None] - k_pos[None, :]
+    visible = np.ones(distance.shape, bool) if window is None else np.abs(distance) < window
+    if causal:
+        visible = visible & ((k_pos[None, :] < start) | (distance >= 0))
+    return visible
+
+
+def draft_attention(
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    q_pos: np.ndarray,
+    k_pos: np.ndarray,
+    start: int,
+    window: int | None,
+    sinks: np.ndarray | None,
+    causal: bool = False,
+) -> np.ndarray:
+    """Attention of the block rows over context and block: shapes as in `masked_attention`."""
+    visible = draft_visible(q_pos, k_pos, start, window, causal)
+    return masked_attention(q, k, v, visible, sinks)
