@@ -42,7 +42,7 @@ pub enum Error {
         needed: u64,
         /// How much there is.
         available: u64,
-        /// Unit of both numbers: `bytes`, `pages` or `requests`.
+        /// Unit of both numbers: `bytes`, `pages`, `positions` or `requests`.
         unit: &'static str,
     },
     /// The request was cancelled by its owner.

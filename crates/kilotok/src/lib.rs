@@ -5,6 +5,8 @@
 //! ops, and a [`backend::Backend`] runs that program in rounds for the [`Engine`].
 
 pub mod backend;
+pub mod dflash;
+pub mod engine;
 mod error;
 mod matrix;
 mod model;

@@ -1,6 +1,13 @@
 //! Where a program runs. The engine plans rounds; a backend runs them.
 
 pub mod cpu;
+mod executor;
+mod rounds;
+mod sequence;
+pub mod sim;
+
+pub use executor::{DraftBlock, Executor, Row};
+pub use rounds::Rounds;
 
 use crate::error::Result;
 use crate::sample::SamplingParams;
@@ -39,6 +46,8 @@ pub struct SequenceInit {
     pub stop_tokens: Vec<u32>,
     /// Pages for every position the sequence can reach, in order of position.
     pub pages: Vec<Page>,
+    /// Whether drafter context is kept; without it the sequence never drafts.
+    pub speculative: bool,
 }
 
 /// What one sequence does in a run.

@@ -1,0 +1,252 @@
+//! The round loop over an executor: draft, verify, choose, accept, commit.
+
+use std::time::Instant;
+
+use super::executor::{DraftBlock, Executor, Row};
+use super::sequence::Sequence;
+use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Work};
+use crate::dflash::accept;
+use crate::error::{Error, Result};
+use crate::sample::Chooser;
+
+/// A [`Backend`] made of any [`Executor`].
+///
+/// Drafting comes first in a round here (the architecture names it last): a block is then
+/// drafted only when its length is known and its sequence still lives.
+pub struct Rounds<E> {
+    executor: E,
+    sequences: Vec<Option<Sequence>>,
+    chooser: Chooser,
+    rows: Vec<Row>,
+    blocks: Vec<DraftBlock>,
+    drafted: Vec<u32>,
+    /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
+    spans: Vec<Span>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Span {
+    first_row: usize,
+    rows: usize,
+    drafts: (usize, usize),
+}
+
+impl<E: Executor> Rounds<E> {
+    /// Wraps an executor; allocates everything rounds need.
+    pub fn new(executor: E) -> Self {
+        let limits = executor.limits();
+        Self {
+            sequences: (0..limits.slots).map(|_| None).collect(),
+            chooser: Chooser::new(executor.vocab()),
+            rows: Vec::with_capacity(limits.max_rows),
+            blocks: Vec::with_capacity(limits.slots),
+            drafted: Vec::with_capacity(limits.max_rows),
+            spans: Vec::with_capacity(limits.slots),
+            executor,
+        }
+    }
+
+    /// The executor, for inspection.
+    pub fn executor(&self) -> &E {
+        &self.executor
+    }
+
+    fn sequence(&mut self, slot: Slot) -> Result<&mut Sequence> {
+        self.sequences
+            .get_mut(slot as usize)
+            .and_then(Option::as_mut)
+            .ok_or_else(|| Error::invalid("plan", format!("slot {slot} is not open")))
+    }
+
+    /// Drafts for every decoding sequence that wants drafts in this round.
+    fn draft(&mut self, plan: &[Work]) -> Result<()> {
+        self.blocks.clear();
+        self.drafted.clear();
+        let most = self.executor.max_drafts();
+        for work in plan {
+            if let Work::Decode { slot, drafts } = *work {
+                let sequence = self.sequence(slot)?;
+                let drafts = drafts.min(most).min(sequence.remaining().saturating_sub(1));
+                if drafts > 0 && sequence.keeps_context() {
+                    let block = sequence.block(slot, drafts);
+                    self.blocks.push(block);
+                }
+            }
+        }
+        if !self.blocks.is_empty() {
+            self.executor.draft(&self.blocks, &mut self.drafted);
+        }
+        Ok(())
+    }
+
+    /// Lays out the rows of this round.
+    fn lay_out(&mut self, plan: &[Work]) -> Result<()> {
+        self.rows.clear();
+        self.spans.clear();
+        let (mut block, mut taken) = (0, 0);
+        for work in plan {
+            let first_row = self.rows.len();
+            let mut drafts = (taken, taken);
+            match *work {
+                Work::Prefill { slot, start, len } => {
+                    let sequence =
+                        self.sequences.get(slot as usize).and_then(Option::as_ref).ok_or_else(
+                            || Error::invalid("plan", format!("slot {slot} is closed")),
+                        )?;
+                    sequence.prefill_rows(slot, start, len, &mut self.rows)?;
+                }
+                Work::Decode { slot, .. } => {
+                    if self.blocks.get(block).is_some_and(|b| b.slot == slot) {
+                        taken += self.blocks[block].drafts as usize;
+                        drafts.1 = taken;
+                        block += 1;
+                    }
+                    let anchor = self.sequence(slot)?.anchor_row(slot);
+                    self.rows.push(anchor);
+                    for (i, &token) in self.drafted[drafts.0..drafts.1].iter().enumerate() {
+                        let position = anchor.position + 1 + i as u32;
+                        self.rows.push(Row { position, token, ..anchor });
+                    }
+                }
+            }
+            self.spans.push(Span { first_row, rows: self.rows.len() - first_row, drafts });
+        }
+        let most = self.executor.limits().max_rows;
+        if self.rows.len() > most {
+            let reason = format!("{} rows where a round has at most {most}", self.rows.len());
+            return Err(Error::invalid("plan", reason));
+        }
+        Ok(())
+    }
+
+    /// Chooses and accepts for one work item; returns the rows to commit.
+    fn settle(&mut self, work: Work, span: Span, report: &mut Report) -> Result<usize> {
+        let (slot, chooses) = match work {
+            Work::Decode { slot, .. } => (slot, true),
+            Work::Prefill { slot, start, len } => {
+                (slot, self.sequence(slot)?.prefilled(start + len))
+            }
+        };
+        if !chooses {
+            return Ok(span.rows);
+        }
+        // A prefill chunk chooses from its last row only; a block from its anchor on.
+        let base = match work {
+            Work::Prefill { .. } => span.first_row + span.rows - 1,
+            Work::Decode { .. } => span.first_row,
+        };
+        let Self { executor, sequences, chooser, rows, drafted, .. } = self;
+        let Some(sequence) = sequences[slot as usize].as_mut() else {
+            return Err(Error::invalid("plan", format!("slot {slot} is not open")));
+        };
+        let drafts = &drafted[span.drafts.0..span.drafts.1];
+        let first_token = report.tokens.len();
+        let sequence_cell = std::cell::RefCell::new(sequence);
+        let walk = accept(
+            drafts,
+            |j| {
+                let position = u64::from(rows[base + j].position) + 1;
+                sequence_cell.borrow().choose(chooser, executor.logits(base + j), position)
+            },
+            |token| sequence_cell.borrow_mut().emit(token),
+        );
+        let sequence = sequence_cell.into_inner();
+        report.tokens.extend_from_slice(sequence.newest(walk.emitted));
+        if let Some(top) = sequence.logprobs() {
+            for j in 0..walk.emitted {
+                let at = first_token + j;
+                let value = chooser.logprobs(executor.logits(base + j), report.tokens[at], top);
+                report.logprobs.push((at, value));
+            }
+        }
+        report.progress.push(Progress {
+            slot,
+            tokens: first_token..first_token + walk.emitted,
+            drafted: drafts.len(),
+            accepted: walk.accepted,
+            end: sequence.end(),
+        });
+        match work {
+            Work::Prefill { .. } => Ok(span.rows),
+            Work::Decode { .. } => {
+                sequence.advance(walk.emitted);
+                Ok(walk.emitted)
+            }
+        }
+    }
+
+    fn round(&mut self, plan: &[Work], report: &mut Report) -> Result<bool> {
+        let started = Instant::now();
+        self.draft(plan)?;
+        self.lay_out(plan)?;
+        let drafted = Instant::now();
+        self.executor.verify(&self.rows);
+        report.rows = self.rows.len();
+        let mut ended = false;
+        let mut commit_seconds = 0.0;
+        for (i, &work) in plan.iter().enumerate() {
+            let span = self.spans[i];
+            let keep = self.settle(work, span, report)?;
+            let (Work::Prefill { slot, .. } | Work::Decode { slot, .. }) = work;
+            let sequence = self.sequence(slot)?;
+            let over = sequence.end().is_some();
+            ended |= over;
+            if !over && sequence.keeps_context() {
+                let committing = Instant::now();
+                self.executor.commit(span.first_row..span.first_row + keep);
+                commit_seconds += committing.elapsed().as_secs_f64();
+            }
+        }
+        report.rounds += 1;
+        report.verify_seconds += drafted.elapsed().as_secs_f64() - commit_seconds;
+        report.draft_seconds += (drafted - started).as_secs_f64() + commit_seconds;
+        Ok(ended)
+    }
+}
+
+impl<E: Executor> Backend for Rounds<E> {
+    fn limits(&self) -> Limits {
+        self.executor.limits()
+    }
+
+    fn open(&mut self, slot: Slot, init: SequenceInit) -> Result<()> {
+        let limits = self.executor.limits();
+        let place = self.sequences.get_mut(slot as usize).ok_or_else(|| {
+            Error::invalid("slot", format!("{slot} is not below {}", limits.slots))
+        })?;
+        if place.is_some() {
+            return Err(Error::invalid("slot", format!("{slot} is taken")));
+        }
+        let sequence = Sequence::new(init, self.executor.vocab(), self.executor.max_drafts())?;
+        let covered = sequence.pages().len() * limits.page_size;
+        if sequence.last_position() > covered.min(limits.max_positions) {
+            return Err(Error::OutOfMemory {
+                what: format!("the cache of the sequence in slot {slot}"),
+                needed: sequence.last_position() as u64,
+                available: covered.min(limits.max_positions) as u64,
+                unit: "positions",
+            });
+        }
+        self.executor.set_pages(slot, sequence.pages());
+        *place = Some(sequence);
+        Ok(())
+    }
+
+    fn close(&mut self, slot: Slot) {
+        if let Some(place) = self.sequences.get_mut(slot as usize) {
+            *place = None;
+        }
+    }
+
+    fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()> {
+        report.clear();
+        let prefill = plan.iter().any(|w| matches!(w, Work::Prefill { .. }));
+        let rounds = if prefill { max_rounds.min(1) } else { max_rounds };
+        for _ in 0..rounds {
+            if self.round(plan, report)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+}

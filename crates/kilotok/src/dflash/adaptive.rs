@@ -1,0 +1,168 @@
+//! Block length from measured acceptance and measured cost.
+//!
+//! Any choice here is lossless: it changes how many drafts are verified, never which tokens
+//! come out (law 2), so the decision may depend on clocks.
+
+/// Weight of a new observation in the moving averages.
+const RATE: f64 = 0.08;
+
+/// Conditional acceptance per draft position: P(draft j accepted | drafts before j accepted).
+#[derive(Clone, Debug)]
+pub(crate) struct Acceptance {
+    conditional: Vec<f64>,
+}
+
+impl Acceptance {
+    /// An optimistic start, so that a new sequence drafts whole blocks until it knows better.
+    pub(crate) fn new(max_drafts: usize) -> Self {
+        Self { conditional: vec![0.8; max_drafts] }
+    }
+
+    /// Learns from one round.
+    pub(crate) fn observe(&mut self, drafted: usize, accepted: usize) {
+        for (j, p) in self.conditional.iter_mut().enumerate().take(drafted) {
+            if j > accepted {
+                break;
+            }
+            let hit = f64::from(u8::from(j < accepted));
+            *p += RATE * (hit - *p);
+        }
+    }
+
+    /// Expected tokens of a round with `drafts` drafts, the bonus included.
+    pub(crate) fn expected(&self, drafts: usize) -> f64 {
+        let mut reach = 1.0;
+        let mut tokens = 1.0;
+        for p in self.conditional.iter().take(drafts) {
+            reach *= p;
+            tokens += reach;
+        }
+        tokens
+    }
+}
+
+/// Seconds of a round by its number of rows, from moving averages of what was measured.
+#[derive(Clone, Debug)]
+pub(crate) struct CostModel {
+    /// Seconds of the target pass by rows; 0 where never measured.
+    verify: Vec<f64>,
+    /// Seconds of commit and draft of one round with drafts; 0 where never measured.
+    draft: f64,
+}
+
+impl CostModel {
+    pub(crate) fn new(max_rows: usize) -> Self {
+        Self { verify: vec![0.0; max_rows + 1], draft: 0.0 }
+    }
+
+    /// Learns from one round of `rows` rows.
+    pub(crate) fn observe(&mut self, rows: usize, verify: f64, draft: Option<f64>) {
+        let average = |old: &mut f64, new: f64| {
+            // A stall of the machine is no property of the model: clip outliers.
+            *old = if *old == 0.0 { new } else { *old + RATE * (new.min(4.0 * *old) - *old) };
+        };
+        if let Some(slot) = self.verify.get_mut(rows) {
+            average(slot, verify);
+        }
+        if let Some(seconds) = draft {
+            average(&mut self.draft, seconds);
+        }
+    }
+
+    /// Seconds of the target pass over `rows` rows: measured, or interpolated between neighbours.
+    pub(crate) fn verify(&self, rows: usize) -> f64 {
+        let known = |r: &usize| self.verify.get(*r).is_some_and(|s| *s > 0.0);
+        let below = (0..=rows.min(self.verify.len() - 1)).rev().find(known);
+        let above = (rows..self.verify.len()).find(known);
+        match (below, above) {
+            (Some(a), Some(b)) if a < b => {
+                let t = (rows - a) as f64 / (b - a) as f64;
+                self.verify[a] * (1.0 - t) + self.verify[b] * t
+            }
+            (Some(a), _) => self.verify[a],
+            (None, Some(b)) => self.verify[b],
+            (None, None) => 0.0,
+        }
+    }
+
+    /// Seconds of a plain step of one sequence, if it was ever measured; else 0.
+    pub(crate) fn plain(&self) -> f64 {
+        self.verify[1]
+    }
+
+    /// Seconds of commit and draft together.
+    pub(crate) fn draft(&self) -> f64 {
+        self.draft
+    }
+}
+
+/// The number of drafts with the most expected tokens per second, for one of `sequences` alike.
+pub(crate) fn choose_drafts(
+    acceptance: &Acceptance,
+    cost: &CostModel,
+    sequences: usize,
+    max_drafts: usize,
+) -> usize {
+    // Without any measurement of both parts there is nothing to weigh: draft whole blocks.
+    if cost.verify(1) == 0.0 || cost.draft() == 0.0 {
+        return max_drafts;
+    }
+    let rate = |drafts: usize| {
+        let draft = if drafts == 0 { 0.0 } else { cost.draft() };
+        acceptance.expected(drafts) / (cost.verify(sequences * (1 + drafts)) + draft)
+    };
+    (0..=max_drafts).max_by(|a, b| rate(*a).total_cmp(&rate(*b))).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(plain: f64, per_row: f64, draft: f64) -> CostModel {
+        let mut cost = CostModel::new(64);
+        for rows in 1..=64 {
+            cost.observe(rows, plain + per_row * rows as f64, Some(draft));
+        }
+        cost
+    }
+
+    #[test]
+    fn a_useless_drafter_is_switched_off_and_a_perfect_one_is_used_in_full() {
+        let cost = cost(1.0, 0.1, 0.3);
+        let mut useless = Acceptance::new(7);
+        let mut perfect = Acceptance::new(7);
+        for _ in 0..200 {
+            useless.observe(7, 0);
+            perfect.observe(7, 7);
+        }
+        assert_eq!(choose_drafts(&useless, &cost, 1, 7), 0);
+        assert_eq!(choose_drafts(&perfect, &cost, 1, 7), 7);
+    }
+
+    #[test]
+    fn dearer_rows_shorten_the_block() {
+        let mut acceptance = Acceptance::new(7);
+        for i in 0..400 {
+            acceptance.observe(7, [0, 1, 2, 3][i % 4]);
+        }
+        let cheap = choose_drafts(&acceptance, &cost(1.0, 0.01, 0.1), 1, 7);
+        let dear = choose_drafts(&acceptance, &cost(1.0, 0.4, 0.1), 1, 7);
+        assert!(dear < cheap, "{dear} {cheap}");
+    }
+
+    #[test]
+    fn cost_is_interpolated_between_measured_rows() {
+        let mut cost = CostModel::new(16);
+        cost.observe(1, 1.0, None);
+        cost.observe(9, 3.0, Some(0.5));
+        assert!((cost.verify(5) - 2.0).abs() < 1e-12);
+        assert!((cost.verify(16) - 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn expected_tokens_count_the_bonus() {
+        let acceptance = Acceptance { conditional: vec![0.5; 7] };
+        assert!((acceptance.expected(2) - 1.75).abs() < 1e-12);
+        assert!((acceptance.expected(0) - 1.0).abs() < 1e-12);
+    }
+}

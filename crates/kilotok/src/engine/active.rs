@@ -1,0 +1,188 @@
+//! A request in a slot: its progress, its speculation and its numbers.
+
+use std::time::Instant;
+
+use super::stats::Shared;
+use super::worker::Submission;
+use super::{FinishReason, Finished, ModelInfo, Receipt, Speculation, Token};
+use crate::backend::{End, Page, Progress, SequenceInit};
+use crate::dflash::{Acceptance, CostModel, choose_drafts};
+use crate::error::Result;
+
+/// Decode rounds between two plain rounds that keep the cost of a plain step measured: without
+/// them a receipt could only assume what speculation won.
+const PLAIN_EVERY: usize = 64;
+
+/// The first plain round.
+const FIRST_PLAIN: usize = 3;
+
+/// Rounds between two whole blocks while the adaptive length is shorter, so that a drafter that
+/// got better is noticed.
+const EXPLORE_EVERY: usize = 32;
+
+pub(super) struct Active {
+    submission: Box<Submission>,
+    pages: Vec<Page>,
+    speculation: Speculation,
+    acceptance: Acceptance,
+    prefilled: usize,
+    drafts: usize,
+    admitted: Instant,
+    first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    receipt: Receipt,
+    /// Tokens that the decode rate must not count: those of the prefill round.
+    tokens_at_first: usize,
+    /// Tokens of rounds with drafts.
+    speculative_tokens: usize,
+}
+
+impl Active {
+    pub(super) fn new(
+        submission: Box<Submission>,
+        pages: Vec<Page>,
+        speculation: Speculation,
+        info: &ModelInfo,
+    ) -> Self {
+        let admitted = Instant::now();
+        let receipt = Receipt {
+            prompt_tokens: submission.request.prompt.len(),
+            queue_ms: (admitted - submission.submitted).as_secs_f64() * 1e3,
+            accepted_histogram: vec![0; info.max_drafts + 1],
+            seed: submission.seed,
+            ..Receipt::default()
+        };
+        Self {
+            submission,
+            pages,
+            speculation,
+            acceptance: Acceptance::new(info.max_drafts),
+            prefilled: 0,
+            drafts: 0,
+            admitted,
+            first_token: None,
+            last_token: None,
+            receipt,
+            tokens_at_first: 0,
+            speculative_tokens: 0,
+        }
+    }
+
+    /// What the backend needs to know.
+    pub(super) fn sequence(&self, info: &ModelInfo) -> SequenceInit {
+        let request = &self.submission.request;
+        let mut stop_tokens = request.params.stop_token_ids.clone();
+        if !request.params.ignore_eos {
+            stop_tokens.extend(&info.eos_token_ids);
+        }
+        SequenceInit {
+            prompt: request.prompt.clone(),
+            params: request.params.clone(),
+            seed: self.submission.seed,
+            stop_tokens,
+            pages: self.pages.clone(),
+            speculative: !matches!(self.speculation, Speculation::Off | Speculation::Block(1)),
+        }
+    }
+
+    pub(super) fn pages(&self) -> &[Page] {
+        &self.pages
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.submission.mailbox.is_cancelled()
+    }
+
+    /// Position to go on prefilling from and positions left; `None` once the prompt is in.
+    pub(super) fn prompt_left(&self) -> Option<(usize, usize)> {
+        let left = self.submission.request.prompt.len() - self.prefilled;
+        (left > 0).then_some((self.prefilled, left))
+    }
+
+    pub(super) fn prefilled(&mut self, len: usize) {
+        self.prefilled += len;
+    }
+
+    pub(super) fn drafts(&self) -> usize {
+        self.drafts
+    }
+
+    /// Decides the number of drafts of the next round.
+    pub(super) fn decide(&mut self, cost: &CostModel, sequences: usize, max_drafts: usize) {
+        let round = self.receipt.rounds;
+        let plain = sequences == 1 && round % PLAIN_EVERY == FIRST_PLAIN;
+        self.drafts = match self.speculation {
+            Speculation::Off => 0,
+            _ if plain => 0,
+            Speculation::Block(length) => (length - 1).min(max_drafts),
+            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => max_drafts,
+            Speculation::Auto => choose_drafts(&self.acceptance, cost, sequences, max_drafts),
+        };
+    }
+
+    /// Counts one round.
+    pub(super) fn record(&mut self, progress: &Progress) {
+        let now = Instant::now();
+        self.receipt.tokens += progress.tokens.len();
+        self.last_token = Some(now);
+        if self.first_token.is_none() {
+            self.first_token = Some(now);
+            self.tokens_at_first = self.receipt.tokens;
+            self.receipt.prefill_ms = (now - self.admitted).as_secs_f64() * 1e3;
+            self.receipt.ttft_ms = (now - self.submission.submitted).as_secs_f64() * 1e3;
+            return;
+        }
+        self.receipt.rounds += 1;
+        if progress.drafted > 0 {
+            self.receipt.speculative_rounds += 1;
+            self.speculative_tokens += progress.tokens.len();
+            self.receipt.drafted += progress.drafted;
+            self.receipt.accepted_histogram[progress.accepted] += 1;
+            self.acceptance.observe(progress.drafted, progress.accepted);
+        }
+    }
+
+    /// Sends tokens.
+    pub(super) fn deliver(&self, tokens: impl Iterator<Item = Token>) {
+        self.submission.mailbox.deliver(tokens, None);
+    }
+
+    /// Sends the last tokens and the receipt.
+    pub(super) fn finish(
+        mut self,
+        tokens: impl Iterator<Item = Token>,
+        progress: &Progress,
+        plain_seconds: f64,
+        shared: &Shared,
+    ) {
+        self.settle(plain_seconds);
+        self.receipt.warning.clone_from(&shared.warning.lock());
+        let reason = match progress.end {
+            Some(End::StopToken) => FinishReason::Stop,
+            Some(End::Length) | None => FinishReason::Length,
+        };
+        let receipt = std::mem::take(&mut self.receipt);
+        self.end(tokens, Ok(Box::new(Finished { reason, receipt })));
+    }
+
+    fn settle(&mut self, plain_seconds: f64) {
+        let receipt = &mut self.receipt;
+        if receipt.speculative_rounds > 0 {
+            receipt.tau = self.speculative_tokens as f64 / receipt.speculative_rounds as f64;
+        }
+        if let (Some(first), Some(last)) = (self.first_token, self.last_token) {
+            let seconds = (last - first).as_secs_f64();
+            let decoded = receipt.tokens - self.tokens_at_first;
+            if seconds > 0.0 && decoded > 0 {
+                receipt.tokens_per_s = decoded as f64 / seconds;
+            }
+        }
+        receipt.plain_step_ms = plain_seconds * 1e3;
+        receipt.speedup = receipt.tokens_per_s * plain_seconds;
+    }
+
+    /// Ends the stream.
+    pub(super) fn end(self, tokens: impl Iterator<Item = Token>, end: Result<Box<Finished>>) {
+        self.submission.mailbox.deliver(tokens, Some(end));
+    }
+}

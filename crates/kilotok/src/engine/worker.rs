@@ -1,0 +1,310 @@
+//! The engine thread: admits requests, plans rounds, runs them, delivers tokens.
+
+use std::collections::VecDeque;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use crossbeam_channel::Receiver;
+
+use super::active::Active;
+use super::pages::PagePool;
+use super::plan::{Want, plan_round};
+use super::stats::Shared;
+use super::stream::Mailbox;
+use super::{EngineConfig, ModelInfo, Request, Token};
+use crate::backend::{Backend, Limits, Progress, Report, Slot, Work};
+use crate::dflash::{CostModel, Watch};
+use crate::error::{Error, Result};
+
+/// What callers send.
+pub(super) enum Command {
+    /// A checked request.
+    Submit(Box<Submission>),
+    /// Look around: the engine was closed.
+    Wake,
+}
+
+/// A request on its way to a slot.
+pub(super) struct Submission {
+    pub(super) request: Request,
+    pub(super) mailbox: Arc<Mailbox>,
+    pub(super) submitted: std::time::Instant,
+    pub(super) seed: u64,
+}
+
+impl Submission {
+    pub(super) fn new(request: Request, mailbox: Arc<Mailbox>, seed: u64) -> Self {
+        Self { request, mailbox, submitted: std::time::Instant::now(), seed }
+    }
+}
+
+impl Drop for Submission {
+    /// Nothing is lost: a request dropped on any path ends with an error, not with silence.
+    fn drop(&mut self) {
+        let error = Error::EngineDead { reason: "it stopped before the request finished".into() };
+        self.mailbox.deliver(std::iter::empty(), Some(Err(error)));
+    }
+}
+
+pub(super) struct Worker {
+    backend: Box<dyn Backend>,
+    info: ModelInfo,
+    config: EngineConfig,
+    shared: Arc<Shared>,
+    limits: Limits,
+    pages: PagePool,
+    waiting: VecDeque<Box<Submission>>,
+    slots: Vec<Option<Active>>,
+    /// Slots in order of arrival.
+    order: Vec<Slot>,
+    cost: CostModel,
+    watch: Watch,
+    plan: Vec<Work>,
+    report: Report,
+}
+
+impl Worker {
+    pub(super) fn new(
+        backend: Box<dyn Backend>,
+        info: ModelInfo,
+        config: EngineConfig,
+        shared: Arc<Shared>,
+    ) -> Self {
+        let limits = backend.limits();
+        Self {
+            pages: PagePool::new(limits.pages, limits.page_size),
+            slots: (0..limits.slots).map(|_| None).collect(),
+            order: Vec::with_capacity(limits.slots),
+            cost: CostModel::new(limits.max_rows),
+            watch: Watch::default(),
+            plan: Vec::with_capacity(limits.slots),
+            report: Report::default(),
+            waiting: VecDeque::new(),
+            backend,
+            info,
+            config,
+            shared,
+            limits,
+        }
+    }
+
+    /// Runs until closed or broken; whatever happens, every stream ends.
+    pub(super) fn run(mut self, commands: &Receiver<Command>) {
+        let outcome = std::panic::catch_unwind(AssertUnwindSafe(|| self.serve(commands)));
+        match outcome {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => self.shared.kill(&error.to_string()),
+            Err(panic) => {
+                let text = panic
+                    .downcast_ref::<String>()
+                    .map(String::as_str)
+                    .or_else(|| panic.downcast_ref::<&str>().copied())
+                    .unwrap_or("panic");
+                self.shared.kill(&format!("the engine thread failed: {text}"));
+            }
+        }
+        let dead = self.shared.dead();
+        for active in self.slots.drain(..).flatten() {
+            active.fail(dead.clone());
+        }
+        for submission in self.waiting.drain(..) {
+            submission.mailbox.deliver(std::iter::empty(), Some(Err(dead.clone())));
+        }
+        while let Ok(Command::Submit(submission)) = commands.try_recv() {
+            submission.mailbox.deliver(std::iter::empty(), Some(Err(dead.clone())));
+        }
+        self.shared.running.store(0, Ordering::Relaxed);
+        self.shared.waiting.store(0, Ordering::Relaxed);
+        self.shared.pages_used.store(0, Ordering::Relaxed);
+    }
+
+    fn serve(&mut self, commands: &Receiver<Command>) -> Result<()> {
+        loop {
+            if self.order.is_empty() && self.waiting.is_empty() {
+                match commands.recv() {
+                    Ok(command) => self.take(command),
+                    Err(_) => return Ok(()),
+                }
+            }
+            while let Ok(command) = commands.try_recv() {
+                self.take(command);
+            }
+            if self.shared.is_dead() {
+                return Ok(());
+            }
+            self.drop_cancelled();
+            self.admit();
+            if !self.order.is_empty() {
+                self.round()?;
+            }
+        }
+    }
+
+    fn take(&mut self, command: Command) {
+        if let Command::Submit(submission) = command {
+            self.waiting.push_back(submission);
+        }
+    }
+
+    fn drop_cancelled(&mut self) {
+        for i in (0..self.order.len()).rev() {
+            let slot = self.order[i];
+            let cancelled = self.slots[slot as usize].as_ref().is_some_and(Active::is_cancelled);
+            if cancelled {
+                self.shared.cancelled.fetch_add(1, Ordering::Relaxed);
+                if let Some(active) = self.release(slot) {
+                    active.fail(Error::Cancelled);
+                }
+            }
+        }
+        let shared = &self.shared;
+        self.waiting.retain(|submission| {
+            let cancelled = submission.mailbox.is_cancelled();
+            if cancelled {
+                shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                shared.cancelled.fetch_add(1, Ordering::Relaxed);
+                submission.mailbox.deliver(std::iter::empty(), Some(Err(Error::Cancelled)));
+            }
+            !cancelled
+        });
+    }
+
+    /// Takes requests in, in order, as long as a slot and enough pages are free.
+    fn admit(&mut self) {
+        while let Some(next) = self.waiting.front() {
+            let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
+            let request = &next.request;
+            let positions = request.prompt.len() + request.params.max_tokens as usize - 1;
+            let Some(pages) = self.pages.take(positions) else { break };
+            let Some(submission) = self.waiting.pop_front() else { break };
+            let speculation = submission.request.speculation.unwrap_or(self.config.speculation);
+            let active = Active::new(submission, pages, speculation, &self.info);
+            let slot = slot as Slot;
+            let opened = self.backend.open(slot, active.sequence(&self.info));
+            self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+            self.shared.running.fetch_add(1, Ordering::Relaxed);
+            self.slots[slot as usize] = Some(active);
+            self.order.push(slot);
+            if let Err(error) = opened {
+                // The request was checked at the door, so this is the request's own trouble only
+                // where the backend says so; it never takes the engine down.
+                if let Some(active) = self.release(slot) {
+                    active.fail(error);
+                }
+            }
+        }
+        self.shared.pages_used.store(self.pages.used(), Ordering::Relaxed);
+    }
+
+    /// Frees a slot and its pages.
+    fn release(&mut self, slot: Slot) -> Option<Active> {
+        self.backend.close(slot);
+        self.order.retain(|s| *s != slot);
+        let active = self.slots[slot as usize].take()?;
+        self.pages.give(active.pages());
+        self.shared.running.fetch_sub(1, Ordering::Relaxed);
+        self.shared.pages_used.store(self.pages.used(), Ordering::Relaxed);
+        Some(active)
+    }
+
+    fn round(&mut self) -> Result<()> {
+        let sequences = self.order.len();
+        let (cost, max_drafts) = (&self.cost, self.info.max_drafts);
+        for slot in &self.order {
+            if let Some(active) = &mut self.slots[*slot as usize] {
+                active.decide(cost, sequences, max_drafts);
+            }
+        }
+        let slots = &self.slots;
+        let wants = self
+            .order
+            .iter()
+            .filter_map(|slot| slots[*slot as usize].as_ref().map(|active| (*slot, active.want())));
+        plan_round(wants, self.limits.max_rows, self.config.prefill_chunk, &mut self.plan);
+        // One round a run: the host plans anew each time, and tokens reach callers at once.
+        self.backend.run(&self.plan, 1, &mut self.report)?;
+        self.learn();
+        self.deliver();
+        Ok(())
+    }
+
+    /// Feeds the cost model and the counters.
+    fn learn(&mut self) {
+        let report = &self.report;
+        let pure = self.plan.iter().all(|w| matches!(w, Work::Decode { .. }));
+        let drafted: usize = report.progress.iter().map(|p| p.drafted).sum();
+        if pure {
+            let draft = (drafted > 0).then_some(report.draft_seconds);
+            self.cost.observe(report.rows, report.verify_seconds, draft);
+        }
+        let shared = &self.shared;
+        shared.rounds.fetch_add(u64::from(report.rounds), Ordering::Relaxed);
+        shared.tokens.fetch_add(report.tokens.len() as u64, Ordering::Relaxed);
+        shared.drafted.fetch_add(drafted as u64, Ordering::Relaxed);
+        let plain = self.cost.plain();
+        shared.plain_step_us.store((plain * 1e6) as u64, Ordering::Relaxed);
+        for progress in report.progress.iter().filter(|p| p.drafted > 0) {
+            shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
+            shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);
+            if let Some(warning) = self.watch.round(progress.accepted) {
+                tracing::warn!("{warning}");
+                *shared.warning.lock() = Some(warning);
+            }
+        }
+    }
+
+    /// Advances prompts and sends tokens.
+    fn deliver(&mut self) {
+        for work in &self.plan {
+            if let Work::Prefill { slot, len, .. } = *work
+                && let Some(active) = &mut self.slots[slot as usize]
+            {
+                active.prefilled(len);
+            }
+        }
+        let plain = self.cost.plain();
+        for i in 0..self.report.progress.len() {
+            let progress: Progress = self.report.progress[i].clone();
+            let slot = progress.slot;
+            if progress.end.is_some() {
+                self.shared.finished.fetch_add(1, Ordering::Relaxed);
+                let Some(mut active) = self.release(slot) else { continue };
+                active.record(&progress);
+                active.finish(self.tokens(&progress), &progress, plain, &self.shared);
+            } else if let Some(mut active) = self.slots[slot as usize].take() {
+                active.record(&progress);
+                active.deliver(self.tokens(&progress));
+                self.slots[slot as usize] = Some(active);
+            }
+        }
+    }
+
+    /// The tokens of one progress entry, with their log-probabilities.
+    fn tokens(&self, progress: &Progress) -> impl Iterator<Item = Token> {
+        let report = &self.report;
+        progress.tokens.clone().map(|at| Token {
+            id: report.tokens[at],
+            logprobs: report
+                .logprobs
+                .iter()
+                .find(|(index, _)| *index == at)
+                .map(|(_, value)| Box::new(value.clone())),
+        })
+    }
+}
+
+impl Active {
+    /// Ends the stream with an error.
+    pub(super) fn fail(self, error: Error) {
+        self.end(std::iter::empty(), Err(error));
+    }
+
+    /// What the sequence asks of the next round.
+    pub(super) fn want(&self) -> Want {
+        match self.prompt_left() {
+            Some((start, left)) => Want::Prefill { start, left },
+            None => Want::Decode { drafts: self.drafts() },
+        }
+    }
+}
