@@ -1,1 +1,33 @@
-//! kilotok-gpu
+//! A small safe layer over the CUDA driver: probe, context, stream, library, launch, memory.
+//!
+//! The driver (`libcuda.so.1`) is opened at run time, when first asked for; nothing is linked. On a machine without a
+//! GPU every entry point returns a typed error. Nothing here panics.
+//!
+//! ```
+//! // What is there and what would run, fit for a terminal.
+//! println!("{}", kilotok_gpu::report());
+//! ```
+//!
+//! The driver is called through signatures written down in `driver.rs`. Every object keeps alive what it needs: a
+//! buffer its context, a kernel its library, so that safe code cannot use anything after it is gone.
+#![allow(unsafe_code, reason = "this crate is the safe layer over a C interface")]
+
+mod context;
+mod driver;
+mod error;
+mod launch;
+mod library;
+pub mod mem;
+mod probe;
+mod report;
+mod selfcheck;
+mod stream;
+
+pub use context::Context;
+pub use error::GpuError;
+pub use launch::LaunchConfig;
+pub use library::{Kernel, KernelAttributes, Library};
+pub use probe::{DeviceInfo, DriverVersion, Probe, probe};
+pub use report::{DeviceReport, GpuReport, ImageFit, report};
+pub use selfcheck::{ProbeReport, run_probe};
+pub use stream::{Event, Stream};

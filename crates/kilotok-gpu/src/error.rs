@@ -1,0 +1,102 @@
+//! What can go wrong between the host and a GPU.
+
+use crate::probe::DriverVersion;
+
+/// Every error of this crate names what was found and what was expected.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GpuError {
+    /// The driver library is absent, broken, or refuses to start.
+    #[error("no usable CUDA driver: {detail}")]
+    NoDriver {
+        /// What the loader or the driver said.
+        detail: String,
+    },
+    /// The driver is older than the embedded code needs.
+    #[error(
+        "the CUDA driver supports CUDA {have}, but {need} or later is needed (driver 580 or later)"
+    )]
+    DriverTooOld {
+        /// What the installed driver supports.
+        have: DriverVersion,
+        /// What this build needs.
+        need: DriverVersion,
+    },
+    /// The driver works and sees no GPU.
+    #[error("the CUDA driver works, but there is no GPU (or none is visible to this process)")]
+    NoDevice,
+    /// A device index outside the range.
+    #[error("there is no GPU {index}: the driver sees {count}, counted from 0")]
+    DeviceIndex {
+        /// The index asked for.
+        index: usize,
+        /// How many there are.
+        count: usize,
+    },
+    /// The build has no image of that kernel family.
+    #[error("no embedded kernels of family {family:?}: {build}")]
+    NoImage {
+        /// The family asked for.
+        family: &'static str,
+        /// What the build has.
+        build: String,
+    },
+    /// The image has no code for this GPU.
+    #[error(
+        "the embedded kernels of family {family:?} do not fit compute capability {}.{}: \
+         they are compiled for {archs}", capability.0, capability.1
+    )]
+    UnsupportedDevice {
+        /// The family asked for.
+        family: &'static str,
+        /// The device's compute capability.
+        capability: (u32, u32),
+        /// The targets inside the image.
+        archs: String,
+    },
+    /// Device or pinned memory is used up.
+    #[error("out of {kind} memory: {bytes} bytes were asked for")]
+    OutOfMemory {
+        /// `device` or `pinned host`.
+        kind: &'static str,
+        /// The size asked for.
+        bytes: usize,
+    },
+    /// A copy between a slice and a buffer of another length.
+    #[error("length mismatch: the buffer holds {buffer} elements, the slice {slice}")]
+    Length {
+        /// Elements in the buffer.
+        buffer: usize,
+        /// Elements in the slice.
+        slice: usize,
+    },
+    /// A kernel name that is no C string.
+    #[error("{name:?} cannot be the name of a kernel: it contains a zero byte")]
+    KernelName {
+        /// The name.
+        name: String,
+    },
+    /// A driver call failed.
+    #[error("{call} failed with {name} ({code}): {detail}")]
+    Driver {
+        /// The driver function.
+        call: &'static str,
+        /// The number.
+        code: u32,
+        /// The driver's name of the number.
+        name: String,
+        /// The driver's sentence about it.
+        detail: String,
+    },
+    /// The probe kernel computed something else than the exact result.
+    #[error(
+        "the probe kernel computed {got} at element {index}, exact is {want}: this GPU or driver is broken"
+    )]
+    WrongResult {
+        /// The first wrong element.
+        index: usize,
+        /// What came back.
+        got: f32,
+        /// What is exact.
+        want: f32,
+    },
+}
