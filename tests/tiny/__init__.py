@@ -10,6 +10,7 @@ writes a complete model directory and returns what it wrote; instead of a name i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +18,11 @@ from .configs import draft_config, target_config
 from .files import write_json, write_model, write_safetensors
 from .presets import PRESETS, DraftShape, Preset
 from .sidecar import write_mask_embedding
+from .teach import teach
 from .tokenizer import write_tokenizer
 from .weights import Stored, draft_tensors, target_tensors
+
+DRAFT_STEM = "dflash_draft_model"
 
 __all__ = ["PRESETS", "DraftShape", "Preset", "Stored", "TinyModel", "write"]
 
@@ -35,7 +39,13 @@ class TinyModel:
     draft_tensors: dict[str, Stored]
 
 
-def write(path: str | Path, preset: str | Preset, seed: int = 0) -> TinyModel:
+def write(
+    path: str | Path,
+    preset: str | Preset,
+    seed: int = 0,
+    teach_prompts: Sequence[Sequence[int]] = (),
+    teach_tokens: int = 64,
+) -> TinyModel:
     """Write a model directory.
 
     Parameters
@@ -43,6 +53,8 @@ def write(path: str | Path, preset: str | Preset, seed: int = 0) -> TinyModel:
     path : directory, created if missing.
     preset : a name in `PRESETS` or a `Preset`.
     seed : every tensor is a function of (seed, its name, its shape) alone.
+    teach_prompts, teach_tokens : fit the drafter to the greedy continuations of these prompts, so
+        that it is accepted some of the time (`teach`).
     """
     path = Path(path)
     p = PRESETS[preset] if isinstance(preset, str) else preset
@@ -59,11 +71,14 @@ def write(path: str | Path, preset: str | Preset, seed: int = 0) -> TinyModel:
     drafter = draft_config(p)
     drafts, mask = draft_tensors(p, seed)
     write_json(inner / "config.json", drafter)
-    write_model(inner, "dflash_draft_model", drafts, p.shards)
     if p.draft.mask == "safetensors":
         stored = {"mask_embedding": Stored("F32", mask)}
         write_safetensors(inner / "mask_embedding.safetensors", stored)
     else:
         token = drafter["dflash_config"]["mask_token_id"] if p.draft.mask == "pt-dict" else None
         write_mask_embedding(inner / "mask_embedding.pt", mask, token)
+    write_model(inner, DRAFT_STEM, drafts, p.shards)
+    if teach_prompts:
+        drafts = teach(path, drafts, teach_prompts, teach_tokens, slots=3)
+        write_model(inner, DRAFT_STEM, drafts, p.shards)
     return TinyModel(path, p, config, tensors, drafter, drafts)

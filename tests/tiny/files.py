@@ -48,6 +48,7 @@ def write_model(path: Path, stem: str, tensors: dict[str, Stored], shards: int) 
     write_json(path / f"{stem}.safetensors.index.json", index)
 
 
-def write_json(path: Path, value: object) -> None:
-    """Write indented JSON with a final newline."""
-    path.write_text(json.dumps(value, indent=2) + "\n")
+def write_json(path: Path, value: object, indent: int | None = 2) -> None:
+    """Write JSON with a final newline."""
+    separators = None if indent else (",", ":")
+    path.write_text(json.dumps(value, indent=indent, separators=separators) + "\n")

@@ -127,13 +127,12 @@ class Drafter:
             [np.concatenate([old, v]) for old, (_, v) in zip(context.values, new, strict=True)],
         )
 
-    def block(self, context: Context, anchor: int, size: int | None = None) -> np.ndarray:
-        """Draft logits [size - 1, V] of a block; row j - 1 predicts the token at length + j.
+    def hidden(self, context: Context, anchor: int, size: int) -> np.ndarray:
+        """Residual [size, H] of a block after the last layer, before the final norm.
 
         The block is the anchor at position ``context.length`` followed by ``size - 1`` masks.
         """
         c = self.config
-        size = size or c.block_size
         start = context.length
         positions = start + np.arange(size)
         x = np.stack([self.target.embedding[anchor]] + [self.mask_embedding] * (size - 1))
@@ -142,12 +141,10 @@ class Drafter:
             q = (y @ w["q"].T).reshape(size, c.heads, c.head_dim)
             q = ops.rope(ops.rms_norm(q, w["q_norm"], c.eps), positions, c.theta, c.rotary_dim)
             k, v = self._kv(y, positions, w)
-            k = np.concatenate([context.keys[i], k])
-            v = np.concatenate([context.values[i], v])
             o = ops.draft_attention(
                 q,
-                k,
-                v,
+                np.concatenate([context.keys[i], k]),
+                np.concatenate([context.values[i], v]),
                 positions,
                 np.arange(start + size),
                 start,
@@ -158,14 +155,22 @@ class Drafter:
             x = x + ops.o_proj(o, w["o"])
             z = ops.rms_norm(x, w["ffn_norm"], c.eps)
             x = x + ops.dense_down(ops.dense_up(z, w["gate"], w["up"]), w["down"])
-        return ops.lm_head(ops.rms_norm(x[1:], self.norm, c.eps), self.target.head)
+        return x
+
+    def block(self, context: Context, anchor: int, size: int | None = None) -> np.ndarray:
+        """Draft logits [size - 1, V]; row j - 1 predicts the token at position length + j."""
+        x = self.hidden(context, anchor, size or self.config.block_size)
+        return ops.lm_head(ops.rms_norm(x[1:], self.norm, self.config.eps), self.target.head)
 
 
 @dataclass
 class Round:
-    """One round: what was drafted and how much of it the target accepted."""
+    """One round at ``start`` committed rows: the drafts, the target's choices, how many it took."""
 
+    start: int
+    anchor: int
     drafts: list[int]
+    choices: list[int]
     accepted: int
 
 
@@ -212,7 +217,7 @@ def speculate(
             for j in range(size)
         ]
         a = ops.accept(drafts, choices)
-        result.rounds.append(Round(drafts, a))
+        result.rounds.append(Round(start, out[-1], drafts, choices, a))
         out.extend(choices[: a + 1])
         context = drafter.extend(context, verify.taps(layer_ids)[start : start + a + 1])
     return result
