@@ -36,7 +36,7 @@ SAMPLED = {
 }
 
 
-class Fragile(Exception):
+class FragileError(Exception):
     """A choice is too close to call for a golden vector."""
 
 
@@ -47,14 +47,26 @@ class Steady:
         self.target, self.rng = target, np.random.default_rng(0)
 
     def check(self, prompt: list[int], output: list[int], params: reference.ops.Sampling) -> None:
-        """Raise `Fragile` unless noise of 3e-3 leaves each token of ``output`` chosen."""
+        """Raise `FragileError` unless noise of 3e-3 leaves each token of ``output`` chosen."""
         logits = self.target.forward([*prompt, *output]).logits[len(prompt) - 1 :]
         for i, token in enumerate(output):
             for _ in range(8):
                 nudged = logits[i] + self.rng.uniform(-3e-3, 3e-3, logits.shape[1])
                 args = (params, len(prompt) + i, prompt, output[:i])
                 if reference.ops.choose(nudged, *args) != token:
-                    raise Fragile(f"token {i} of {params}")
+                    raise FragileError(f"token {i} of {params}")
+
+
+def check_drafts(drafter: reference.Drafter, prompt: list[int], run: reference.Transcript) -> None:
+    """Raise `FragileError` if a draft leads its runner-up by less than 2e-4."""
+    text = [*prompt, *run.tokens]
+    taps = drafter.target.forward(text).taps(drafter.config.target_layer_ids)
+    for r in run.rounds:
+        if r.drafts:
+            context = drafter.extend(drafter.empty(), taps[: r.start])
+            top = np.sort(drafter.block(context, r.anchor, len(r.drafts) + 1), axis=-1)
+            if (top[:, -1] - top[:, -2]).min() < 2e-4:
+                raise FragileError(f"drafts at {r.start}")
 
 
 def f32(x: np.ndarray) -> tiny.Stored:
@@ -93,11 +105,13 @@ def model_case(
     speculated = reference.speculate(target, drafter, prompt, TOKENS)
     if speculated.tokens != greedy:
         raise AssertionError(f"{name}: speculation changed the output")
+    check_drafts(drafter, prompt, speculated)
     case = {"name": name, "prompt": prompt, "greedy": greedy, "speculative": transcript(speculated)}
     for label, fields in SAMPLED.items():
         params = reference.ops.Sampling(**fields)
         run = reference.speculate(target, drafter, prompt, TOKENS, params, block=4)
         steady.check(prompt, run.tokens, params)
+        check_drafts(drafter, prompt, run)
         case[f"sampled_{label}"] = {"params": fields, "block": 4, **transcript(run)}
     return case, tensors
 
@@ -238,7 +252,7 @@ def main() -> None:
             for seed in range(1, 100):
                 try:
                     model_golden(args.out / name, name, seed)
-                except Fragile as error:
+                except FragileError as error:
                     print(f"{name}: seed {seed} rejected: {error}")
                     continue
                 print(f"{name}: seed {seed}")
