@@ -291,3 +291,37 @@ fn wakers_and_polling_see_every_event() {
     }
     assert_eq!(tokens, 50);
 }
+
+#[test]
+fn a_stopped_request_ends_with_its_receipt() {
+    let sim = SimConfig {
+        limits: LIMITS,
+        vocab: 96,
+        max_drafts: 7,
+        hit_percent: 60,
+        verify_time: Duration::from_millis(1),
+        draft_time: Duration::ZERO,
+    };
+    let info = ModelInfo { vocab: 96, eos_token_ids: vec![0], max_drafts: 7 };
+    let backend = Box::new(Rounds::new(SimExecutor::new(sim)));
+    let engine = Engine::start(backend, info, EngineConfig::default()).unwrap();
+    let params = SamplingParams { max_tokens: 500, ignore_eos: true, ..SamplingParams::default() };
+    let mut stream = engine.submit(Request::new(vec![1, 2, 3]).params(params)).unwrap();
+    let mut tokens = 0;
+    while let Some(event) = stream.next() {
+        match event.unwrap() {
+            Event::Token(_) => {
+                tokens += 1;
+                if tokens == 5 {
+                    stream.stop();
+                }
+            }
+            Event::Finished(finished) => {
+                assert_eq!(finished.reason, FinishReason::Stop);
+                assert_eq!(finished.receipt.tokens, tokens);
+                assert!(tokens < 400, "it went on to {tokens} tokens");
+            }
+        }
+    }
+    idle(&engine);
+}

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::stats::Shared;
 use super::worker::Submission;
 use super::{FinishReason, Finished, ModelInfo, Receipt, Speculation, Token};
-use crate::backend::{End, Page, Progress, SequenceInit};
+use crate::backend::{Page, Progress, SequenceInit};
 use crate::dflash::{Acceptance, CostModel, choose_drafts};
 use crate::error::Result;
 
@@ -93,6 +93,10 @@ impl Active {
         self.submission.mailbox.is_cancelled()
     }
 
+    pub(super) fn is_stopped(&self) -> bool {
+        self.submission.mailbox.is_stopped()
+    }
+
     /// Position to go on prefilling from and positions left; `None` once the prompt is in.
     pub(super) fn prompt_left(&self) -> Option<(usize, usize)> {
         let left = self.submission.request.prompt.len() - self.prefilled;
@@ -151,16 +155,12 @@ impl Active {
     pub(super) fn finish(
         mut self,
         tokens: impl Iterator<Item = Token>,
-        progress: &Progress,
+        reason: FinishReason,
         plain_seconds: f64,
         shared: &Shared,
     ) {
         self.settle(plain_seconds);
         self.receipt.warning.clone_from(&shared.warning.lock());
-        let reason = match progress.end {
-            Some(End::StopToken) => FinishReason::Stop,
-            Some(End::Length) | None => FinishReason::Length,
-        };
         let receipt = std::mem::take(&mut self.receipt);
         self.end(tokens, Ok(Box::new(Finished { reason, receipt })));
     }

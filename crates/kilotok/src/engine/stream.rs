@@ -28,6 +28,7 @@ pub(super) struct Mailbox {
     inbox: Mutex<Inbox>,
     arrived: Condvar,
     cancelled: AtomicBool,
+    stopped: AtomicBool,
 }
 
 impl Mailbox {
@@ -37,11 +38,16 @@ impl Mailbox {
             inbox: Mutex::new(inbox),
             arrived: Condvar::new(),
             cancelled: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
         }
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
         self.cancelled.load(Ordering::Acquire)
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
     }
 
     /// Delivers the tokens of one round, and the end where it came.
@@ -120,6 +126,13 @@ impl TokenStream {
     /// [`Error::Cancelled`], unless it ended before.
     pub fn cancel(&self) {
         self.mailbox.cancelled.store(true, Ordering::Release);
+    }
+
+    /// Asks the engine to end the request at the next round as a stop token would: for callers
+    /// that find the end in the text. Tokens on their way still arrive, then the receipt. A
+    /// request without a slot is not affected.
+    pub fn stop(&self) {
+        self.mailbox.stopped.store(true, Ordering::Release);
     }
 
     /// Calls `waker` from the engine thread after each delivery (and at once if something is

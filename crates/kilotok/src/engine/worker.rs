@@ -12,8 +12,8 @@ use super::pages::PagePool;
 use super::plan::{Want, plan_round};
 use super::stats::Shared;
 use super::stream::Mailbox;
-use super::{EngineConfig, ModelInfo, Request, Token};
-use crate::backend::{Backend, Limits, Progress, Report, Slot, Work};
+use super::{EngineConfig, FinishReason, ModelInfo, Request, Token};
+use crate::backend::{Backend, End, Limits, Progress, Report, Slot, Work};
 use crate::dflash::{CostModel, Watch};
 use crate::error::{Error, Result};
 
@@ -134,6 +134,7 @@ impl Worker {
                 return Ok(());
             }
             self.drop_cancelled();
+            self.finish_stopped();
             self.admit();
             if !self.order.is_empty() {
                 self.round()?;
@@ -168,6 +169,19 @@ impl Worker {
             }
             !cancelled
         });
+    }
+
+    /// Ends requests whose owner has seen enough, with their receipts.
+    fn finish_stopped(&mut self) {
+        for i in (0..self.order.len()).rev() {
+            let slot = self.order[i];
+            let stopped = self.slots[slot as usize].as_ref().is_some_and(Active::is_stopped);
+            if stopped && let Some(active) = self.release(slot) {
+                self.shared.finished.fetch_add(1, Ordering::Relaxed);
+                let plain = self.cost.plain();
+                active.finish(std::iter::empty(), FinishReason::Stop, plain, &self.shared);
+            }
+        }
     }
 
     /// Takes requests in, in order, as long as a slot and enough pages are free.
@@ -267,11 +281,15 @@ impl Worker {
         for i in 0..self.report.progress.len() {
             let progress: Progress = self.report.progress[i].clone();
             let slot = progress.slot;
-            if progress.end.is_some() {
+            if let Some(end) = progress.end {
+                let reason = match end {
+                    End::StopToken => FinishReason::Stop,
+                    End::Length => FinishReason::Length,
+                };
                 self.shared.finished.fetch_add(1, Ordering::Relaxed);
                 let Some(mut active) = self.release(slot) else { continue };
                 active.record(&progress);
-                active.finish(self.tokens(&progress), &progress, plain, &self.shared);
+                active.finish(self.tokens(&progress), reason, plain, &self.shared);
             } else if let Some(mut active) = self.slots[slot as usize].take() {
                 active.record(&progress);
                 active.deliver(self.tokens(&progress));
