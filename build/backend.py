@@ -1,11 +1,13 @@
 """PEP 517 backend: maturin's hooks, and the nvcc wheels where no nvcc is installed.
 
-``pip install .`` has to work on a machine without the CUDA toolkit. A static build requirement would download 100 MB
-also where nvcc is installed or no kernels are wanted, so the requirement is decided when pip asks.
+``pip install .`` has to work on a machine without the CUDA toolkit. A static build requirement
+would download 100 MB also where nvcc is installed or no kernels are wanted, so the requirement is
+decided when pip asks.
 """
 
 import os
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 
 from maturin import (
@@ -32,19 +34,20 @@ __all__ = [
 
 # The same line as in crates/kilotok-kernels/build/toolchain.rs; a test compares them.
 NVCC_REQUIREMENT = "cuda-toolkit[nvcc,cccl]==13.0.*"
+SYSTEM_TOOLKIT = Path("/usr/local/cuda")
 
 
-def has_nvcc(environ: "os._Environ[str] | dict[str, str]") -> bool:
-    """Whether the build script of kilotok-kernels finds an nvcc without Python's help, in the same places."""
+def has_nvcc(environ: Mapping[str, str]) -> bool:
+    """Whether the build script of kilotok-kernels finds nvcc without the Python environment."""
     if "KILOTOK_NVCC" in environ:
         return True
     homes = [Path(environ[name]) for name in ("CUDA_HOME", "CUDA_PATH") if name in environ]
-    if any((home / "bin" / "nvcc").is_file() for home in [*homes, Path("/usr/local/cuda")]):
+    if any((home / "bin" / "nvcc").is_file() for home in [*homes, SYSTEM_TOOLKIT]):
         return True
     return shutil.which("nvcc", path=environ.get("PATH")) is not None
 
 
-def kernel_requirements(environ: "os._Environ[str] | dict[str, str]") -> list[str]:
+def kernel_requirements(environ: Mapping[str, str]) -> list[str]:
     """Return what the kernels need on top: nothing, or the nvcc wheels."""
     if environ.get("KILOTOK_CUDA") == "0" or "KILOTOK_FATBIN_DIR" in environ:
         return []
@@ -52,10 +55,10 @@ def kernel_requirements(environ: "os._Environ[str] | dict[str, str]") -> list[st
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, object] | None = None) -> list[str]:
-    """Requirements to build a wheel."""
+    """Return what is needed to build a wheel."""
     return [*_maturin_requires_wheel(config_settings), *kernel_requirements(os.environ)]
 
 
 def get_requires_for_build_editable(config_settings: dict[str, object] | None = None) -> list[str]:
-    """Requirements to build an editable install."""
+    """Return what is needed to build an editable install."""
     return [*_maturin_requires_editable(config_settings), *kernel_requirements(os.environ)]

@@ -6,7 +6,8 @@
 // out:   args.y [n] f32 = a * x + y; args.result, one KilotokProbeResult
 // bytes: 12 n (read x, read y, write y); flops: 2 n
 // grid:  any number of blocks of any size (grid-stride loop), ordinary or cooperative
-// user:  crates/kilotok-gpu/src/selfcheck.rs, which fills x, y and a with small integers, so that the sum is exact and
+// user:  crates/kilotok-gpu/src/selfcheck.rs, which fills x, y and a with small integers, so that
+// the sum is exact and
 //        has to match bit for bit.
 #include "kilotok/abi.h"
 

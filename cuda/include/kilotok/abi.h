@@ -1,8 +1,8 @@
 // Plain-C structs that cross the line between host (Rust) and device (CUDA).
 //
-// This is the only header both sides know. Its mirror is crates/kilotok-kernels/src/abi.rs; a test compiles this file
-// with g++ and compares every size and offset. Device addresses travel as uint64_t, so that the layout does not depend
-// on who reads it. Padding is always explicit.
+// This is the only header both sides know. Its mirror is crates/kilotok-kernels/src/abi.rs; a test
+// compiles this file with g++ and compares every size and offset. Device addresses travel as
+// uint64_t, so that the layout does not depend on who reads it. Padding is always explicit.
 #pragma once
 
 #ifdef __CUDACC__

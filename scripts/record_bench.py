@@ -1,0 +1,72 @@
+"""Run a benchmark that prints JSON, and keep it together with the machine it ran on.
+
+The document goes to ``<results>/<gpu>/<name>.json`` with GPU, driver, clocks, power limit, date and command: a number
+without these cannot be compared with anything.
+"""
+
+import argparse
+import datetime
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from kilotok import __version__, _core
+
+SMI_FIELDS = (
+    "driver_version",
+    "clocks.sm",
+    "clocks.mem",
+    "clocks.max.sm",
+    "power.limit",
+    "temperature.gpu",
+)
+
+
+def smi() -> dict[str, str]:
+    """Read driver, clocks and power of GPU 0 from nvidia-smi; empty where there is none."""
+    if shutil.which("nvidia-smi") is None:
+        return {}
+    query = ["nvidia-smi", f"--query-gpu={','.join(SMI_FIELDS)}", "--format=csv,noheader", "--id=0"]
+    done = subprocess.run(query, capture_output=True, text=True, check=False)
+    values = [value.strip() for value in done.stdout.strip().split(",")]
+    return dict(zip(SMI_FIELDS, values, strict=False)) if done.returncode == 0 else {}
+
+
+def main() -> int:
+    """Run the command and write its document."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("command", nargs="+")
+    args = parser.parse_args()
+
+    report = _core.gpu_report()
+    devices = report["devices"]
+    gpu = devices[0]["name"] if devices else "cpu"
+    done = subprocess.run(args.command, stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode != 0:
+        return done.returncode
+    document = {
+        "name": args.name,
+        "command": shlex.join([Path(args.command[0]).name, *args.command[1:]]),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "kilotok": __version__,
+        "kernels": report["kernels"],
+        "devices": devices,
+        "after_run": smi(),
+        "result": json.loads(done.stdout),
+    }
+    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    path = args.results / slug / f"{args.name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2) + "\n")
+    print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
