@@ -1,7 +1,7 @@
 """Run a benchmark that prints JSON, and keep it together with the machine it ran on.
 
-The document goes to ``<results>/<gpu>/<name>.json`` with GPU, driver, clocks, power limit, date and command: a number
-without these cannot be compared with anything.
+The document goes to ``<results>/<gpu>/<name>.json`` with GPU, driver, clocks, power limit, date and
+command: a number without these cannot be compared with anything.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""GPU tests run where there is a GPU and a build with kernels; elsewhere they are skipped with the reason."""
+"""GPU tests need a GPU and a build with kernels; elsewhere they are skipped with the reason."""
 
 import pytest
 

@@ -99,8 +99,10 @@ def test_the_crate_to_embed_has_no_runtime_and_no_python(cargo_metadata):
         if package_id in seen:
             continue
         seen.add(package_id)
-        for dep in edges[package_id]["deps"]:
-            if any(kind["kind"] != "dev" for kind in dep["dep_kinds"]):
-                pending.append(dep["pkg"])
+        pending += [
+            dep["pkg"]
+            for dep in edges[package_id]["deps"]
+            if any(kind["kind"] != "dev" for kind in dep["dep_kinds"])
+        ]
     reached = {names[package_id] for package_id in seen}
     assert not reached & {"tokio", "pyo3", "axum", "hyper", "reqwest"}

@@ -34,7 +34,7 @@ def test_running_the_probe_without_a_gpu_is_an_ordinary_exception():
     report = _core.gpu_report()
     if report["state"] == "ready":
         pytest.skip("this machine has a GPU")
-    with pytest.raises(Exception, match="driver|GPU") as caught:
+    with pytest.raises(Exception, match=r"driver|GPU") as caught:
         _core.run_gpu_probe(0)
     assert report["detail"] in str(caught.value)
 

@@ -1,4 +1,4 @@
-"""What is installed is one wheel for every Python from 3.11 on, and it depends on nothing from CUDA."""
+"""One wheel serves every Python from 3.11 on, and it links nothing from CUDA."""
 
 import importlib.metadata
 import shutil
