@@ -1,0 +1,1 @@
+"""Training code. Needs PyTorch; the `kilotok` package itself does not."""
