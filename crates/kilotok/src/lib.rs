@@ -5,6 +5,7 @@
 //! ops, and a [`backend::Backend`] runs that program in rounds for the [`Engine`].
 
 pub mod backend;
+pub mod config;
 pub mod dflash;
 pub mod engine;
 mod error;
@@ -13,6 +14,7 @@ mod model;
 mod program;
 pub mod sample;
 mod spec;
+pub mod weights;
 
 pub use error::{Error, Result};
 pub use matrix::{Bytes, Format, Matrix};

@@ -1,0 +1,141 @@
+//! Hugging Face configuration files -> [`ModelSpec`].
+//!
+//! Every key is either read, or known to be harmless (each such key is listed with its reason),
+//! or an error: nothing that can change the arithmetic is guessed.
+
+mod drafter;
+mod generation;
+mod json;
+mod limits;
+mod mimo;
+pub mod presets;
+mod quantization;
+mod spelling;
+
+use std::path::{Path, PathBuf};
+
+use json::Fields;
+pub(crate) use json::parse_object;
+pub(crate) use quantization::Quantization;
+
+use crate::error::{Error, Result};
+use crate::spec::ModelSpec;
+
+/// Configuration of a model inside its directory.
+pub(crate) const FILE: &str = "config.json";
+/// Sub-directory of the drafter that belongs to a checkpoint.
+const DRAFTER_DIR: &str = "dflash";
+
+/// Which drafter to read with a model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum DrafterChoice {
+    /// The `dflash/` sub-directory, where there is one.
+    #[default]
+    Auto,
+    /// None, even where there is one.
+    None,
+    /// The drafter in this directory.
+    Dir(PathBuf),
+}
+
+impl DrafterChoice {
+    /// The drafter's directory for a model in `dir`, or `None`.
+    pub(crate) fn resolve(&self, dir: &Path) -> Option<PathBuf> {
+        match self {
+            Self::None => None,
+            Self::Auto => {
+                let drafter = dir.join(DRAFTER_DIR);
+                drafter.join(FILE).exists().then_some(drafter)
+            }
+            Self::Dir(drafter) => Some(drafter.clone()),
+        }
+    }
+}
+
+/// Configuration texts of one model.
+#[derive(Clone, Debug)]
+pub(crate) struct Texts {
+    /// `config.json`.
+    pub(crate) model: String,
+    /// `generation_config.json`.
+    pub(crate) generation: Option<String>,
+    /// The drafter's `config.json`.
+    pub(crate) drafter: Option<String>,
+}
+
+impl Texts {
+    /// Reads the texts of a checkpoint directory; the drafter's from `drafter`.
+    pub(crate) fn read(dir: &Path, drafter: Option<&Path>) -> Result<Self> {
+        let generation = dir.join(generation::FILE);
+        Ok(Self {
+            model: read_text(&dir.join(FILE))?,
+            generation: generation.exists().then(|| read_text(&generation)).transpose()?,
+            drafter: drafter.map(|drafter| read_text(&drafter.join(FILE))).transpose()?,
+        })
+    }
+}
+
+/// A specification and the stored formats its configuration announces.
+#[derive(Clone, Debug)]
+pub(crate) struct Announced {
+    pub(crate) spec: ModelSpec,
+    pub(crate) quantization: Quantization,
+}
+
+/// Reads `config.json`, `generation_config.json` and `dflash/config.json` of a checkpoint.
+///
+/// # Errors
+/// [`Error::Io`] where `config.json` cannot be read, [`Error::ModelFormat`] naming file and key
+/// where a configuration is not understood.
+pub fn read(dir: &Path) -> Result<ModelSpec> {
+    let drafter = DrafterChoice::Auto.resolve(dir);
+    Ok(parse(&Texts::read(dir, drafter.as_deref())?)?.spec)
+}
+
+/// The specification in configuration texts: `config.json`, optionally `generation_config.json`
+/// and the drafter's `config.json`.
+///
+/// # Errors
+/// As [`read`], without the files.
+pub fn read_texts(
+    config: &str,
+    generation: Option<&str>,
+    drafter: Option<&str>,
+) -> Result<ModelSpec> {
+    let texts = Texts {
+        model: config.to_owned(),
+        generation: generation.map(str::to_owned),
+        drafter: drafter.map(str::to_owned),
+    };
+    Ok(parse(&texts)?.spec)
+}
+
+/// Parses configuration texts.
+pub(crate) fn parse(texts: &Texts) -> Result<Announced> {
+    let map = parse_object(FILE, &texts.model)?;
+    let mut fields = Fields::new(FILE, &map);
+    let model_type = fields.string("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
+    if !mimo::MODEL_TYPES.contains(&model_type) {
+        return Err(fields.error(
+            "model_type",
+            format!("{model_type:?} is not supported, expected one of {:?}", mimo::MODEL_TYPES),
+        ));
+    }
+    let (mut spec, quantization) = mimo::read(fields)?;
+    if let Some(text) = &texts.generation {
+        spec.eos_token_ids.extend(generation::eos_token_ids(text)?);
+    }
+    spec.eos_token_ids.sort_unstable();
+    spec.eos_token_ids.dedup();
+    if let Some(text) = &texts.drafter {
+        let file = format!("{DRAFTER_DIR}/{FILE}");
+        let map = parse_object(&file, text)?;
+        spec.drafter = Some(drafter::read(Fields::new(&file, &map), &spec)?);
+    }
+    Ok(Announced { spec, quantization })
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    std::fs::read_to_string(path)
+        .map_err(|error| Error::Io { path: path.to_owned(), reason: error.to_string() })
+}

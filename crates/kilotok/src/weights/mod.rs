@@ -1,0 +1,19 @@
+//! Checkpoint files -> [`Model`](crate::Model): weights are mapped, checked and left as stored.
+
+pub(crate) mod catalog;
+mod header;
+mod index;
+mod loader;
+mod mask_embedding;
+pub(crate) mod names;
+mod progress;
+mod reader;
+pub(crate) mod resolve;
+pub(crate) mod table;
+mod tensor;
+
+pub use loader::{DrafterTensors, LoadOptions, from_tensors, load, load_with};
+pub use progress::Progress;
+pub use tensor::{Dtype, TensorData};
+
+pub use crate::config::DrafterChoice;
