@@ -195,6 +195,7 @@ fn take_prebuilt(
         let file = out.join(format!("{family}.fatbin"));
         cache::publish(&image, &file).map_err(|e| format!("{}: {e}", image.display()))?;
         println!("cargo:rerun-if-changed={}", image.display());
+        println!("cargo:rerun-if-changed={}", archs.display());
         built.push(Built { family, archs: list.split_whitespace().map(str::to_owned).collect() });
     }
     let hash = cache::digest(contents.iter().map(Vec::as_slice));
