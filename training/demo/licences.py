@@ -51,7 +51,6 @@ class Package:
     root_files: tuple[str, ...]
 
     def describe(self) -> dict[str, str]:
-        """Name, version and licence."""
         row = asdict(self)
         del row["root_files"]
         return row

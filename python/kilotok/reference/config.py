@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from .errors import FormatError
 
@@ -60,7 +59,7 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
 
 
-def _first(config: dict, *names: str, default: Any = None) -> Any:
+def _first(config: dict, *names: str, default: object = None) -> object:
     """The first named key that is present and not null."""
     for name in names:
         if config.get(name) is not None:

@@ -1,0 +1,18 @@
+//! Op `dense_down` and its drafter twin: residual += `W_down` hidden.
+
+use super::linear::Packed;
+use super::o_proj;
+use super::workers::Compute;
+use crate::matrix::Matrix;
+
+/// Adds `down hidden` to the residual; `hidden` is `[rows, inter]`.
+pub(super) fn run(
+    compute: &Compute,
+    down: &Matrix,
+    packed: &mut Packed,
+    hidden: &[f32],
+    rows: &[u32],
+    residual: &mut [f32],
+) {
+    o_proj::run(compute, down, packed, hidden, rows, residual);
+}

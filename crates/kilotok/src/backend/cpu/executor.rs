@@ -1,0 +1,548 @@
+//! Interprets the three lines of a program over preallocated buffers.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot};
+use super::attention::{self, Heads, Keys, QueryRow};
+use super::cache::{Cache, CacheShape};
+use super::linear::Orders;
+use super::pages::PageTables;
+use super::scratch::{Extents, Scratch};
+use super::simd::Simd;
+use super::workers::{Compute, Workers};
+use super::{
+    attention_full, attention_swa, check, dense_down, dense_up, draft_attention, draft_choose,
+    draft_context, draft_embed, draft_fc, draft_qkv, embed, kv_append, lm_head, moe_down, moe_up,
+    o_proj, qkv, rms_norm, rope, router, tap, value_scale,
+};
+use crate::error::{Error, Result};
+use crate::model::{DrafterWeights, MlpWeights, Model};
+use crate::program::{Op, OpKind, Program};
+use crate::spec::{DrafterSpec, HeadMap, MlpSpec, ModelSpec};
+
+/// How a [`CpuExecutor`] is built.
+#[derive(Clone, Copy, Debug)]
+pub struct CpuConfig {
+    /// Threads; `None`: one per core this process may use.
+    pub threads: Option<usize>,
+    /// SIMD path; `None`: the fastest this machine has.
+    pub simd: Option<Simd>,
+    /// What to hold.
+    pub limits: Limits,
+}
+
+/// Runs a program's ops on the CPU. Knows rows, slots and pages, not requests.
+pub struct CpuExecutor {
+    model: Arc<Model>,
+    program: Program,
+    limits: Limits,
+    simd: Simd,
+    compute: Compute,
+    scratch: Scratch,
+    head_maps: Vec<HeadMap>,
+    caches: Vec<Cache>,
+    draft_caches: Vec<Cache>,
+    draft_offsets: Vec<usize>,
+    pages: PageTables,
+    /// Rows of the last `verify`.
+    rows: Vec<Row>,
+}
+
+impl std::fmt::Debug for CpuExecutor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CpuExecutor")
+            .field("simd", &self.simd)
+            .field("threads", &self.threads())
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Caches of the target's layers and of the drafter's.
+fn cache_shapes(spec: &ModelSpec, limits: Limits) -> (Vec<CacheShape>, Vec<CacheShape>) {
+    let target = spec.layers.iter().map(|layer| {
+        let a = &layer.attention;
+        let (blocks, positions, ring) = match a.window {
+            None => (limits.pages, limits.page_size, false),
+            Some(w) => (limits.slots, attention_swa::ring_len(w, limits.max_rows), true),
+        };
+        let (kv_heads, qk_dim, v_dim) = (a.kv_heads, a.qk_dim, a.v_dim);
+        CacheShape { kv_heads, qk_dim, v_dim, blocks, positions, ring }
+    });
+    let draft = spec.drafter.iter().flat_map(|d| {
+        d.windows.iter().map(move |window| CacheShape {
+            kv_heads: d.kv_heads,
+            qk_dim: d.head_dim,
+            v_dim: d.head_dim,
+            blocks: limits.slots,
+            positions: match window {
+                None => limits.max_positions,
+                Some(w) => attention_swa::ring_len(*w, limits.max_rows + d.block_size),
+            },
+            ring: true,
+        })
+    });
+    (target.collect(), draft.collect())
+}
+
+/// Bytes the operating system says can be had, where it says so.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("MemAvailable:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+/// Refuses what cannot fit instead of letting an allocation abort the process.
+fn check_memory(needed: Option<usize>) -> Result<()> {
+    let available = available_memory().unwrap_or(u64::MAX);
+    let needed = needed.map_or(u64::MAX, |bytes| bytes as u64);
+    if needed > available {
+        let what = "caches and buffers of the CPU backend".to_owned();
+        return Err(Error::OutOfMemory { what, needed, available, unit: "bytes" });
+    }
+    Ok(())
+}
+
+impl CpuExecutor {
+    /// Checks the model, allocates every buffer and starts the threads.
+    ///
+    /// # Errors
+    /// A tensor that does not have the shape its spec promises, a limit of zero, a SIMD path the
+    /// machine lacks, or more memory than there is.
+    pub fn new(model: Arc<Model>, config: CpuConfig) -> Result<Self> {
+        let CpuConfig { threads, simd, limits } = config;
+        check::limits(limits)?;
+        check::model(&model)?;
+        let simd = simd.unwrap_or_else(Simd::detect);
+        let kernels = simd.kernels()?;
+        let spec = &model.spec;
+        let extents = Extents::of(spec, limits);
+        let (target, draft) = cache_shapes(spec, limits);
+        let needed = target.iter().chain(&draft).map(CacheShape::num_bytes);
+        check_memory(
+            needed.chain([extents.num_bytes()]).try_fold(0usize, |a, b| a.checked_add(b?)),
+        )?;
+        let threads = threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
+            .max(1);
+        let workers = Workers::new(threads)
+            .map_err(|e| Error::invalid("threads", format!("cannot start {threads}: {e}")))?;
+        let draft_heads = spec.drafter.as_ref().map_or((0, 0), |d| (d.heads, d.head_dim));
+        Ok(Self {
+            program: Program::lower(spec),
+            limits,
+            simd,
+            scratch: Scratch::new(spec, extents, threads, kernels.lanes),
+            compute: Compute { kernels, workers },
+            head_maps: spec.layers.iter().map(|l| l.attention.head_map()).collect(),
+            caches: target.into_iter().map(Cache::new).collect(),
+            draft_caches: draft.into_iter().map(Cache::new).collect(),
+            draft_offsets: (0..draft_heads.0).map(|h| h * draft_heads.1).collect(),
+            pages: PageTables::new(limits),
+            rows: Vec::with_capacity(limits.max_rows),
+            model,
+        })
+    }
+
+    /// The SIMD path in use.
+    pub fn simd(&self) -> Simd {
+        self.simd
+    }
+
+    /// Threads, the caller's included.
+    pub fn threads(&self) -> usize {
+        self.compute.workers.threads()
+    }
+
+    /// Bytes held, by purpose.
+    pub fn memory(&self) -> Vec<(&'static str, usize)> {
+        vec![
+            ("kv cache", self.caches.iter().map(Cache::num_bytes).sum()),
+            ("drafter cache", self.draft_caches.iter().map(Cache::num_bytes).sum()),
+            ("page tables", self.pages.num_bytes()),
+            ("buffers", self.scratch.num_bytes()),
+        ]
+    }
+
+    /// Taps of row `row` of the last `verify`, `[taps, hidden]`.
+    pub fn taps(&self, row: usize) -> &[f32] {
+        let taps = self.model.spec.drafter.as_ref().map_or(0, |d| d.taps.len());
+        let width = taps * self.model.spec.hidden;
+        &self.scratch.taps[row * width..][..width]
+    }
+
+    /// Logits of the `index`-th drafted token of the last `draft` (of its last piece, where the
+    /// blocks did not fit at once), `[vocab]`.
+    pub fn draft_logits(&self, index: usize) -> &[f32] {
+        let vocab = self.model.spec.vocab;
+        &self.scratch.draft_logits[index * vocab..][..vocab]
+    }
+
+    fn draft_piece(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>) {
+        let s = &mut self.scratch;
+        s.places.clear();
+        s.draft_rows.clear();
+        for (number, block) in blocks.iter().enumerate() {
+            for row in 0..=block.drafts {
+                if row > 0 {
+                    s.draft_rows.push(s.places.len() as u32);
+                }
+                s.places.push((number as u32, row));
+            }
+        }
+        if s.draft_rows.is_empty() {
+            return;
+        }
+        if let Some(table) = &mut s.draft_rope {
+            table.fill(s.places.iter().map(|(number, row)| blocks[*number as usize].start + row));
+        }
+        let model = Arc::clone(&self.model);
+        let (Some(spec), Some(drafter)) = (&model.spec.drafter, &model.drafter) else { return };
+        for i in 0..self.program.draft.len() {
+            let op = self.program.draft[i];
+            self.draft_op(op, (spec, drafter), blocks, out);
+        }
+    }
+
+    fn target_op(&mut self, op: Op) {
+        let (model, compute, s) = (&*self.model, &self.compute, &mut self.scratch);
+        let (spec, rows) = (&model.spec, self.rows.as_slice());
+        let (count, hidden) = (rows.len(), spec.hidden);
+        let identity = &s.identity[..count];
+        let norm = |weight: &[f32], x: &[f32], out: &mut [f32]| {
+            rms_norm::run(compute, count, x, weight, spec.norm_eps, out);
+        };
+        let weights = &model.layers.get(op.layer);
+        let layer = || weights.map(|w| (w, &spec.layers[op.layer], &self.head_maps[op.layer]));
+        let Some((weights, layer, map)) = layer() else { return };
+        let attention = &layer.attention;
+        match op.kind {
+            OpKind::Embed => {
+                embed::run(&model.embed, rows.iter().map(|r| r.token), &mut s.residual);
+            }
+            OpKind::AttentionNorm => norm(&weights.input_norm, &s.residual, &mut s.normed),
+            OpKind::MlpNorm => norm(&weights.post_norm, &s.residual, &mut s.normed),
+            OpKind::FinalNorm => norm(&model.norm, &s.residual, &mut s.normed),
+            OpKind::Qkv => {
+                let qkv = &weights.attention.qkv;
+                let packed = &mut s.packed;
+                qkv::run(compute, qkv, packed, &s.normed, identity, &mut s.qkv, map.width);
+            }
+            OpKind::Rope => {
+                let table = &s.ropes[s.layer_rope[op.layer]];
+                rope::run(table, count, &mut s.qkv, map.width, [&map.q, &map.k]);
+            }
+            OpKind::ValueScale => {
+                let scale = attention.value_scale;
+                value_scale::run(scale, count, &mut s.qkv, map.width, &map.v, attention.v_dim);
+            }
+            OpKind::KvAppend => {
+                kv_append::run(&mut self.caches[op.layer], &self.pages, rows, map, &s.qkv);
+            }
+            OpKind::AttentionFull | OpKind::AttentionSwa => {
+                let (cache, pages) = (&self.caches[op.layer], &self.pages);
+                let heads = Heads {
+                    count: attention.heads,
+                    offsets: &map.q,
+                    qkv: &s.qkv,
+                    qkv_stride: map.width,
+                    sinks: weights.attention.sinks.as_deref(),
+                };
+                let window = attention.window;
+                let query = |i: usize| {
+                    let (slot, position) = (rows[i].slot, rows[i].position as usize);
+                    QueryRow {
+                        keys: Keys { cache, slot, pages: pages.of(slot), block: None },
+                        visible: match window {
+                            None => attention_full::visible(position),
+                            Some(w) => attention_swa::visible(position, w),
+                        },
+                    }
+                };
+                let out = &mut s.attention;
+                attention::run(compute, &mut s.attend, count, &heads, cache, query, out);
+            }
+            OpKind::OProj => {
+                let o_proj = &weights.attention.o_proj;
+                let packed = &mut s.packed;
+                o_proj::run(compute, o_proj, packed, &s.attention, identity, &mut s.residual);
+            }
+            OpKind::DenseUp => {
+                if let MlpWeights::Dense(mlp) = &weights.mlp {
+                    let (packed, out) = (&mut s.packed, &mut s.activations);
+                    dense_up::run(compute, mlp, packed, &s.normed, identity, out);
+                }
+            }
+            OpKind::DenseDown => {
+                if let MlpWeights::Dense(mlp) = &weights.mlp {
+                    let (packed, residual) = (&mut s.packed, &mut s.residual);
+                    dense_down::run(compute, &mlp.down, packed, &s.activations, identity, residual);
+                }
+            }
+            OpKind::Router | OpKind::MoeUp | OpKind::MoeDown => {
+                let (MlpWeights::Moe { router, correction_bias, experts }, MlpSpec::Moe(moe)) =
+                    (&weights.mlp, &layer.mlp)
+                else {
+                    return;
+                };
+                let (packed, routes) = (&mut s.packed, &mut s.routes);
+                match op.kind {
+                    OpKind::Router => {
+                        let router = (router, &**correction_bias);
+                        router::run(compute, router, moe, packed, &s.normed, identity, routes);
+                    }
+                    OpKind::MoeUp => {
+                        let out = &mut s.activations;
+                        moe_up::run(compute, experts, routes, packed, &s.normed, count, out);
+                    }
+                    _ => {
+                        let buffers = moe_down::Buffers {
+                            hidden: &s.activations,
+                            outputs: &mut s.expert_outputs,
+                            residual: &mut s.residual,
+                        };
+                        let size = (count, moe.top_k);
+                        moe_down::run(compute, experts, routes, packed, buffers, size);
+                    }
+                }
+            }
+            OpKind::Tap { index } => {
+                let taps = spec.drafter.as_ref().map_or(0, |d| d.taps.len());
+                tap::run(count, hidden, (index, taps), &s.residual, &mut s.taps);
+            }
+            OpKind::LmHead => {
+                s.logit_rows.clear();
+                let wanted = rows.iter().enumerate().filter(|(_, row)| row.needs_logits);
+                s.logit_rows.extend(wanted.map(|(i, _)| i as u32));
+                let head = &model.lm_head;
+                s.packed.pack(&s.normed, hidden, count, hidden, Orders::of([head]));
+                let identity = &identity[..s.logit_rows.len()];
+                lm_head::run(compute, head, &s.packed, &s.logit_rows, identity, &mut s.logits);
+            }
+            // Choosing and accepting need the requests; the round does both.
+            OpKind::Choose | OpKind::Accept => {}
+            _ => unreachable!("a drafter op in the target line"),
+        }
+    }
+
+    fn draft_op(
+        &mut self,
+        op: Op,
+        (spec, drafter): (&DrafterSpec, &DrafterWeights),
+        blocks: &[DraftBlock],
+        out: &mut Vec<u32>,
+    ) {
+        let (model, compute, s) = (&*self.model, &self.compute, &mut self.scratch);
+        let (count, hidden) = (s.places.len(), spec.hidden);
+        let identity = &s.identity[..count];
+        let norm = |weight: &[f32], x: &[f32], out: &mut [f32]| {
+            rms_norm::run(compute, count, x, weight, spec.norm_eps, out);
+        };
+        let layer = &drafter.layers.get(op.layer);
+        let Some(layer) = layer else { return };
+        match op.kind {
+            OpKind::DraftEmbed => {
+                let mask = &drafter.mask_embedding;
+                draft_embed::run(&model.embed, mask, blocks, &mut s.residual);
+            }
+            OpKind::DraftAttentionNorm => norm(&layer.input_norm, &s.residual, &mut s.normed),
+            OpKind::DraftMlpNorm => norm(&layer.post_norm, &s.residual, &mut s.normed),
+            OpKind::DraftFinalNorm => norm(&drafter.norm, &s.residual, &mut s.normed),
+            OpKind::DraftQkv => {
+                let (packed, qkv) = (&mut s.packed, &mut s.qkv);
+                draft_qkv::run(compute, (spec, layer), packed, &s.normed, identity, qkv);
+            }
+            OpKind::DraftRope => {
+                let Some(table) = &s.draft_rope else { return };
+                let (layout, dim) = (draft_qkv::Layout::of(spec), spec.head_dim);
+                for (row, qkv) in s.qkv.chunks_exact_mut(layout.width).take(count).enumerate() {
+                    for head in qkv[..layout.v].chunks_exact_mut(dim) {
+                        table.rotate(row, head);
+                    }
+                }
+            }
+            OpKind::DraftAttention => {
+                let Some(block) = &mut s.block else { return };
+                let buffers = draft_attention::Buffers {
+                    qkv: &s.qkv,
+                    block,
+                    scratch: &mut s.attend,
+                    places: &s.places,
+                    offsets: &self.draft_offsets,
+                    out: &mut s.attention,
+                };
+                let (sinks, cache) = (layer.sinks.as_deref(), &self.draft_caches[op.layer]);
+                draft_attention::run(compute, (spec, op.layer), sinks, blocks, cache, buffers);
+            }
+            OpKind::DraftOProj => {
+                let packed = &mut s.packed;
+                o_proj::run(
+                    compute,
+                    &layer.o_proj,
+                    packed,
+                    &s.attention,
+                    identity,
+                    &mut s.residual,
+                );
+            }
+            OpKind::DraftUp => {
+                let (packed, out) = (&mut s.packed, &mut s.activations);
+                dense_up::run(compute, &layer.mlp, packed, &s.normed, identity, out);
+            }
+            OpKind::DraftDown => {
+                let (packed, residual) = (&mut s.packed, &mut s.residual);
+                dense_down::run(
+                    compute,
+                    &layer.mlp.down,
+                    packed,
+                    &s.activations,
+                    identity,
+                    residual,
+                );
+            }
+            OpKind::DraftHead => {
+                let head = &model.lm_head;
+                s.packed.pack(&s.normed, hidden, count, hidden, Orders::of([head]));
+                let identity = &identity[..s.draft_rows.len()];
+                let logits = &mut s.draft_logits;
+                lm_head::run(compute, head, &s.packed, &s.draft_rows, identity, logits);
+            }
+            OpKind::DraftChoose => {
+                let logits = s.draft_logits.chunks_exact(model.spec.vocab);
+                out.extend(logits.take(s.draft_rows.len()).map(draft_choose::run));
+            }
+            _ => unreachable!("a target op in the draft line"),
+        }
+    }
+}
+
+impl Executor for CpuExecutor {
+    /// What it was built to hold.
+    fn limits(&self) -> Limits {
+        self.limits
+    }
+
+    /// Width of a logits row.
+    fn vocab(&self) -> usize {
+        self.model.spec.vocab
+    }
+
+    /// Drafts per block at most; 0 without a drafter.
+    fn max_drafts(&self) -> usize {
+        self.model.spec.drafter.as_ref().map_or(0, |d| d.block_size - 1)
+    }
+
+    /// Gives a slot to a new sequence: replaces its page table, clears its rings.
+    fn set_pages(&mut self, slot: Slot, pages: &[Page]) {
+        self.pages.set(slot, pages);
+        self.caches.iter_mut().chain(&mut self.draft_caches).for_each(|c| c.clear(slot));
+    }
+
+    /// The target forward up to the logits. Rows of one slot are consecutive and ascend in
+    /// position; every position before the first must have been fed before.
+    ///
+    /// # Panics
+    /// Where there are more rows than [`Limits::max_rows`], or a slot, token or position is out
+    /// of range: the caller plans within the limits.
+    fn verify(&mut self, rows: &[Row]) {
+        assert!(rows.len() <= self.limits.max_rows, "more rows than the limit");
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        if rows.is_empty() {
+            return;
+        }
+        for table in &mut self.scratch.ropes {
+            table.fill(rows.iter().map(|r| r.position));
+        }
+        for i in 0..self.program.target.len() {
+            self.target_op(self.program.target[i]);
+        }
+    }
+
+    /// Logits of row `row` of the last `verify`, `[vocab]`.
+    ///
+    /// # Panics
+    /// Where the row did not ask for logits.
+    fn logits(&self, row: usize) -> &[f32] {
+        let place = self.scratch.logit_rows.binary_search(&(row as u32));
+        let place = place.unwrap_or_else(|_| panic!("row {row} did not ask for logits"));
+        let vocab = self.model.spec.vocab;
+        &self.scratch.logits[place * vocab..][..vocab]
+    }
+
+    /// Makes rows of the last `verify` drafter context. Does nothing without a drafter.
+    ///
+    /// # Panics
+    /// Where the range reaches beyond those rows.
+    fn commit(&mut self, rows: Range<usize>) {
+        let (Some(spec), Some(drafter)) = (&self.model.spec.drafter, &self.model.drafter) else {
+            return;
+        };
+        let width = spec.taps.len() * self.model.spec.hidden;
+        let hidden = self.model.spec.hidden;
+        let (compute, s) = (&self.compute, &mut self.scratch);
+        let taps = &s.taps[rows.start * width..rows.end * width];
+        let rows = &self.rows[rows];
+        let identity = &s.identity[..rows.len()];
+        if rows.is_empty() {
+            return;
+        }
+        for op in &self.program.context {
+            match op.kind {
+                OpKind::DraftFc => {
+                    let eps = spec.norm_eps;
+                    let (fused, context) = (&mut s.fused, &mut s.context);
+                    let packed = &mut s.packed;
+                    draft_fc::run(compute, (drafter, eps), packed, taps, identity, fused, context);
+                }
+                OpKind::DraftContext => {
+                    let Some(table) = &mut s.draft_rope else { continue };
+                    table.fill(rows.iter().map(|r| r.position));
+                    for (layer, cache) in drafter.layers.iter().zip(&mut self.draft_caches) {
+                        let buffers = draft_context::Buffers {
+                            packed: &mut s.packed,
+                            context: &s.context[..rows.len() * hidden],
+                            kv: &mut s.qkv,
+                            rope: table,
+                        };
+                        draft_context::run(
+                            compute,
+                            (spec, layer),
+                            buffers,
+                            (rows, identity),
+                            cache,
+                        );
+                    }
+                }
+                _ => unreachable!("no such op in the context line"),
+            }
+        }
+    }
+
+    /// Drafts `drafts` tokens for every block and appends them to `out`, block after block.
+    /// Context is what was committed at positions before `start`.
+    ///
+    /// # Panics
+    /// Where a block is longer than the drafter's block size.
+    fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>) {
+        let Some(spec) = &self.model.spec.drafter else { return };
+        let block_size = spec.block_size;
+        let mut first = 0;
+        while first < blocks.len() {
+            // As many blocks as the buffers hold; pieces do not change a block's bits (law 1).
+            let (mut last, mut rows) = (first, 0);
+            while let Some(block) = blocks.get(last) {
+                let len = block.drafts as usize + 1;
+                assert!(len <= block_size, "a block is longer than the drafter's");
+                if rows + len > self.scratch.identity.len() {
+                    break;
+                }
+                rows += len;
+                last += 1;
+            }
+            self.draft_piece(&blocks[first..last], out);
+            first = last;
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Matrix times rows for every stored format and SIMD path.
+#![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
+
+mod decode;
+mod dots;
+mod kernel;
+mod pack;
+
+pub(super) use decode::Gathered;
+pub(super) use dots::{OUTPUTS, block};
+pub(super) use kernel::{
+    LinearJob, Source, Store, SwigluJob, Target, Weights, for_row_runs, linear, swiglu,
+};
+pub(super) use pack::{Orders, Packed};
+
+use super::workers::Compute;
+use crate::matrix::{Format, Matrix};
+use crate::numeric::fp8;
+
+/// Outputs of one task: a multiple of [`OUTPUTS`], small enough to balance two threads and large
+/// enough to amortise a claim.
+const TASK_OUTPUTS: usize = 32;
+
+/// Multiply-adds below which a job runs on the calling thread alone.
+pub(super) const INLINE_WORK: usize = 1 << 15;
+
+/// Number of element bytes `matrix` must have.
+pub(super) fn data_bytes(matrix: &Matrix) -> Option<usize> {
+    let elements = matrix.rows.checked_mul(matrix.cols)?;
+    match matrix.format {
+        Format::F32 => elements.checked_mul(4),
+        Format::Bf16 => elements.checked_mul(2),
+        Format::Fp8 { .. } => Some(elements),
+        Format::Mxfp4 { .. } => Some(elements / 2),
+    }
+}
+
+/// Number of scales `matrix` must have.
+pub(super) fn scale_len(matrix: &Matrix) -> usize {
+    match &matrix.format {
+        Format::F32 | Format::Bf16 => 0,
+        Format::Fp8 { rows_per_chunk, .. } => {
+            fp8::scale_count(matrix.rows, matrix.cols, *rows_per_chunk)
+        }
+        Format::Mxfp4 { .. } => matrix.rows * (matrix.cols / crate::numeric::mxfp4::BLOCK),
+    }
+}
+
+/// The kernels' view of a matrix, whose extents are checked here once and for all.
+pub(super) fn weights(matrix: &Matrix) -> Weights {
+    let bytes = matrix.data.as_slice();
+    assert_eq!(Some(bytes.len()), data_bytes(matrix), "matrix bytes do not match its shape");
+    let (data, cols) = (bytes.as_ptr(), matrix.cols);
+    match &matrix.format {
+        Format::F32 => Weights::F32(decode::F32 { data, cols }),
+        Format::Bf16 => Weights::Bf16(decode::Bf16 { data, cols }),
+        Format::Fp8 { scales, rows_per_chunk } => {
+            assert!(scales.len() >= scale_len(matrix), "too few FP8 scales");
+            let (scales, rows_per_chunk) = (scales.as_ptr(), *rows_per_chunk);
+            Weights::Fp8(decode::Fp8 { data, cols, scales, rows_per_chunk })
+        }
+        Format::Mxfp4 { scales } => {
+            let scales = scales.as_slice();
+            assert!(scales.len() >= scale_len(matrix), "too few MXFP4 scales");
+            Weights::Mxfp4(decode::Mxfp4 { data, scales: scales.as_ptr(), cols })
+        }
+    }
+}
+
+/// The packed rows in the order `matrix` takes, with the rows of `rows` checked.
+pub(super) fn source<'a>(matrix: &Matrix, x: &'a Packed, rows: &'a [u32]) -> Source<'a> {
+    assert_eq!(x.cols, matrix.cols, "activations do not fit the matrix");
+    assert!(rows.iter().all(|r| (*r as usize) < x.rows), "row out of range");
+    Source { base: x.rows_for(&matrix.format).as_ptr(), stride: x.stride, rows }
+}
+
+/// A buffer whose disjoint parts several threads write during one job.
+#[derive(Clone, Copy)]
+pub(super) struct Output {
+    base: *mut f32,
+    len: usize,
+}
+
+// SAFETY: only kernels write through it, and jobs give every task outputs of its own; whoever
+// makes one keeps the buffer borrowed until the job is done.
+unsafe impl Sync for Output {}
+// SAFETY: as for `Sync`.
+unsafe impl Send for Output {}
+
+impl Output {
+    /// The whole of `buffer`.
+    pub(super) fn new(buffer: &mut [f32]) -> Self {
+        Self { base: buffer.as_mut_ptr(), len: buffer.len() }
+    }
+
+    /// Columns `col .. col + cols` of rows `rows`, `stride` floats apart; all inside the buffer.
+    pub(super) fn target(
+        self,
+        stride: usize,
+        (col, cols): (usize, usize),
+        rows: &[u32],
+    ) -> Target<'_> {
+        assert!(col + cols <= stride, "columns beyond the row");
+        let last = rows.iter().copied().max().map_or(0, |row| row as usize * stride + col + cols);
+        assert!(last <= self.len && col <= self.len, "rows beyond the buffer");
+        // SAFETY: `col` is inside the buffer.
+        Target { base: unsafe { self.base.add(col) }, stride, rows }
+    }
+}
+
+/// `out[to[i], col ..] (+)= W x[from[i]]` for every `i`; `out` is `[_, stride]`.
+///
+/// `from` and `to` have the same length, and `to` names no row twice.
+pub(super) fn apply(
+    compute: &Compute,
+    matrix: &Matrix,
+    x: &Packed,
+    from: &[u32],
+    out: (&mut [f32], usize, usize),
+    to: &[u32],
+    store: Store,
+) {
+    assert_eq!(from.len(), to.len());
+    let (buffer, stride, col) = out;
+    let job = LinearJob {
+        weights: weights(matrix),
+        source: source(matrix, x, from),
+        target: Output::new(buffer).target(stride, (col, matrix.rows), to),
+        outputs: (0, matrix.rows),
+        store,
+    };
+    let job = Shared(job);
+    let work = from.len() * matrix.rows * matrix.cols;
+    let kernel = compute.kernels.linear;
+    compute.over(matrix.rows, TASK_OUTPUTS, work, |outputs| {
+        let job = &job;
+        let task = LinearJob { outputs: (outputs.start, outputs.end), ..job.0 };
+        // SAFETY: `kernels` were handed out after feature detection; extents were checked above
+        // and the borrows of matrix, activations and `buffer` outlive the call; tasks have
+        // disjoint outputs.
+        unsafe { kernel(&task) }
+    });
+}
+
+/// A job that several threads read; its pointers are to memory borrowed for the whole call.
+#[derive(Clone, Copy)]
+pub(super) struct Shared<T>(pub(super) T);
+
+// SAFETY: whoever shares a job gives its tasks disjoint outputs and keeps the memory borrowed.
+unsafe impl<T> Sync for Shared<T> {}
+// SAFETY: as for `Sync`.
+unsafe impl<T> Send for Shared<T> {}

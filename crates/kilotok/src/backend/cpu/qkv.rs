@@ -1,0 +1,28 @@
+//! Op `qkv`: queries, keys and values of every row, in the stored order of the projection.
+
+use super::linear::{Orders, Packed, Store, apply};
+use super::workers::Compute;
+use crate::model::QkvWeights;
+
+/// `qkv = W normed`, `[rows, width]` with the layout of `AttentionSpec::head_map`.
+pub(super) fn run(
+    compute: &Compute,
+    weights: &QkvWeights,
+    packed: &mut Packed,
+    normed: &[f32],
+    rows: &[u32],
+    qkv: &mut [f32],
+    width: usize,
+) {
+    let matrices = match weights {
+        QkvWeights::Fused(matrix) => std::slice::from_ref(matrix),
+        QkvWeights::Split(matrices) => matrices.as_slice(),
+    };
+    let cols = matrices[0].cols;
+    packed.pack(normed, cols, rows.len(), cols, Orders::of(matrices));
+    let mut col = 0;
+    for matrix in matrices {
+        apply(compute, matrix, packed, rows, (qkv, width, col), rows, Store::Set);
+        col += matrix.rows;
+    }
+}

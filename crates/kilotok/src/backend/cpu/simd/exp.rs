@@ -1,0 +1,62 @@
+//! Exponential and the functions made of it, the same polynomial on every path.
+#![allow(unsafe_code, reason = "generic over the vector operations of a SIMD path")]
+
+use super::vector::Vector;
+
+/// `exp(x)` within 2 ulp; arguments are clamped to `-87.33..=88.37`, so that the result is
+/// always a normal, finite number.
+///
+/// # Safety
+/// The CPU has the path's features.
+#[inline(always)]
+pub(crate) unsafe fn exp<V: Vector>(x: V) -> V {
+    // SAFETY: the caller vouches for the features; nothing here touches memory.
+    unsafe {
+        let x = x.max(V::splat(-87.336_54)).min(V::splat(88.376_26));
+        let n = x.mul(V::splat(std::f32::consts::LOG2_E)).round();
+        // x - n ln 2 with ln 2 in two parts, so that the difference stays exact.
+        let r = n.fma(V::splat(-0.693_359_4), x);
+        let r = n.fma(V::splat(2.121_944_4e-4), r);
+        // Minimax polynomial of (exp(r) - 1 - r) / r^2 on |r| <= ln 2 / 2 (Cephes expf).
+        let mut p = V::splat(1.987_569_1e-4);
+        for c in [1.398_199_9e-3, 8.333_452e-3, 4.166_579_6e-2, 0.166_666_65, 0.5] {
+            p = p.fma(r, V::splat(c));
+        }
+        let y = p.fma(r.mul(r), r.add(V::splat(1.0)));
+        // 2^n in two factors: n may be 128 (or, scaled at once, underflow).
+        let half = n.mul(V::splat(0.5)).round();
+        y.mul(half.pow2()).mul(n.sub(half).pow2())
+    }
+}
+
+/// `1 / (1 + exp(-x))` of every element, in place.
+///
+/// # Safety
+/// The CPU has the path's features.
+#[inline(always)]
+pub(crate) unsafe fn sigmoid<V: Vector>(values: &mut [f32]) {
+    let mut lanes = [0f32; 16];
+    for chunk in values.chunks_mut(V::LANES) {
+        lanes[..chunk.len()].copy_from_slice(chunk);
+        // SAFETY: `lanes` holds at least `LANES` floats.
+        unsafe {
+            let one = V::splat(1.0);
+            let e = exp(V::splat(0.0).sub(V::load(lanes.as_ptr())));
+            one.div(one.add(e)).store(lanes.as_mut_ptr());
+        }
+        chunk.copy_from_slice(&lanes[..chunk.len()]);
+    }
+}
+
+/// `silu(gate) * up`, lane by lane.
+///
+/// # Safety
+/// The CPU has the path's features.
+#[inline(always)]
+pub(crate) unsafe fn silu_mul<V: Vector>(gate: V, up: V) -> V {
+    // SAFETY: the caller vouches for the features; nothing here touches memory.
+    unsafe {
+        let e = exp(V::splat(0.0).sub(gate));
+        gate.div(V::splat(1.0).add(e)).mul(up)
+    }
+}

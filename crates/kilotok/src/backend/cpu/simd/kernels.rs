@@ -1,0 +1,83 @@
+//! The kernels of each path: generic code compiled once per set of CPU features.
+#![allow(unsafe_code, reason = "the entries carry target features")]
+
+use super::super::attention::{AttendJob, attend};
+use super::super::linear::{LinearJob, SwigluJob, linear, swiglu};
+use super::super::rms_norm::{NormJob, norm};
+use super::sigmoid;
+
+/// Entry points of one path.
+///
+/// # Safety
+/// Every entry requires the path's CPU features ([`super::Simd::kernels`] hands out none
+/// without) and what the generic function behind it requires.
+pub(crate) struct Kernels {
+    /// f32 lanes of a vector.
+    pub(crate) lanes: usize,
+    pub(crate) linear: unsafe fn(&LinearJob),
+    pub(crate) swiglu: unsafe fn(&SwigluJob),
+    pub(crate) attend: unsafe fn(&mut AttendJob),
+    pub(crate) norm: unsafe fn(&mut NormJob),
+    pub(crate) sigmoid: unsafe fn(&mut [f32]),
+}
+
+macro_rules! kernels {
+    ($name:ident, $module:ident, $vector:ty $(, $features:literal)?) => {
+        mod $module {
+            use super::*;
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn linear_entry(job: &LinearJob) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { linear::<$vector>(job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn swiglu_entry(job: &SwigluJob) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { swiglu::<$vector>(job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn attend_entry(job: &mut AttendJob) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { attend::<$vector>(job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn norm_entry(job: &mut NormJob) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { norm::<$vector>(job) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn sigmoid_entry(values: &mut [f32]) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { sigmoid::<$vector>(values) }
+            }
+        }
+
+        /// Kernels of this path.
+        pub(super) static $name: Kernels = Kernels {
+            lanes: <$vector as super::Vector>::LANES,
+            linear: $module::linear_entry,
+            swiglu: $module::swiglu_entry,
+            attend: $module::attend_entry,
+            norm: $module::norm_entry,
+            sigmoid: $module::sigmoid_entry,
+        };
+    };
+}
+
+kernels!(SCALAR, scalar_entries, crate::backend::cpu::simd::scalar::Scalar);
+#[cfg(target_arch = "x86_64")]
+kernels!(AVX2, avx2_entries, crate::backend::cpu::simd::avx2::Avx2, "avx2,fma,f16c");
+#[cfg(target_arch = "x86_64")]
+kernels!(
+    AVX512,
+    avx512_entries,
+    crate::backend::cpu::simd::avx512::Avx512,
+    "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
+);
+#[cfg(target_arch = "aarch64")]
+kernels!(NEON, neon_entries, crate::backend::cpu::simd::neon::Neon, "neon");
