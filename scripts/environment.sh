@@ -9,7 +9,7 @@ case $venv in /*) ;; *) venv=$PWD/$venv ;; esac
 say() { printf '\n=== %s\n' "$*"; }
 
 # Exactly these versions: a new release of a formatter must not turn the tree red.
-tools=("maturin>=1.14,<2" ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5)
+tools=("maturin>=1.14,<2" ruff==0.17.6 mypy==2.4.1 clang-format==23.1.5 numpy safetensors)
 
 prepare_venv() {
   [ -x "$venv/bin/python" ] || "${PYTHON:-python3}" -m venv "$venv"

@@ -37,8 +37,14 @@ if [ -f "$logs/wheel" ] && [[ " ${failed[*]-} " != *" wheel "* ]]; then
 fi
 
 say "totals"
-grep -hE '^ *(Summary \[|test result:)' "$logs/rust" | sed 's/^ */rust:   /'
-grep -hE '^test result:' "$logs/doc" | sed 's/^/doc:    /'
+# cargo prints one result per test program; nextest one summary.
+sum_results() {
+  awk -v name="$1" '/^test result:/ { passed += $4; failed += $6; ignored += $8; programs++ }
+    END { if (programs) printf "%s %d passed, %d failed, %d ignored\n", name, passed, failed, ignored }' "$2"
+}
+grep -hE '^ *Summary \[' "$logs/rust" | sed 's/^ */rust:   /'
+sum_results 'rust:  ' "$logs/rust"
+sum_results 'doc:   ' "$logs/doc"
 [ -f "$logs/python" ] && tail -n 1 "$logs/python" | sed 's/^/python: /'
 say "skipped, with reasons"
 {

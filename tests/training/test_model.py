@@ -80,7 +80,7 @@ def test_straight_through_gradient_moves_masters_by_the_gradient_at_rounded_weig
     optimizer = Optimizer(
         masters,
         lambda n, m: working_weight(cfg, n, m, True),
-        lambda n: False,
+        lambda _: False,
         frozen=lambda n: n.endswith(".bias"),
     )
     name = "1.experts_gate"

@@ -19,7 +19,7 @@ from training.demo.target import Weights, feed_forward, layer_weights, project
 class CachedTarget:
     """Target with caches for `batch` sequences of up to `length` positions."""
 
-    def __init__(self, cfg: TargetConfig, w: Weights, batch: int, length: int):
+    def __init__(self, cfg: TargetConfig, w: Weights, batch: int, length: int) -> None:
         self.cfg = cfg
         self.w = {n: t.detach() for n, t in w.items()}
         self.layers = [layer_weights(self.w, i) for i in range(cfg.layers)]

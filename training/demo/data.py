@@ -6,6 +6,7 @@ import json
 import os
 import random
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from training.demo.synthetic import math_document, tool_document
 from training.demo.vocabulary import END_OF_TEXT, SPECIAL, train_tokenizer, write_tokenizer
 
 CATEGORIES = ("code", "prose", "math", "tool")
+Maker = Callable[[random.Random], tuple[str, str]]
 _MAKERS = {"math": math_document, "tool": tool_document}
 
 
@@ -116,12 +118,12 @@ def encode_stream(tokenizer: Tokenizer, documents: list[str]) -> np.ndarray:
     """All documents, each followed by <|endoftext|>. uint16 [tokens]."""
     parts = []
     for start in range(0, len(documents), 2000):
-        for encoding in tokenizer.encode_batch_fast(documents[start : start + 2000]):
-            parts.append(np.array([*encoding.ids, END_OF_TEXT], np.uint16))
+        encodings = tokenizer.encode_batch_fast(documents[start : start + 2000])
+        parts += [np.array([*e.ids, END_OF_TEXT], np.uint16) for e in encodings]
     return np.concatenate(parts) if parts else np.zeros(0, np.uint16)
 
 
-def _synthetic(maker, seed: str, total: int) -> tuple[list[str], list[tuple[str, str]]]:
+def _synthetic(maker: Maker, seed: str, total: int) -> tuple[list[str], list[tuple[str, str]]]:
     size = 5000
     jobs = [(maker, f"{seed}-{i}", min(size, total - i)) for i in range(0, total, size)]
     with ProcessPoolExecutor() as pool:
@@ -129,7 +131,7 @@ def _synthetic(maker, seed: str, total: int) -> tuple[list[str], list[tuple[str,
     return ["".join(pair) for pair in pairs], pairs
 
 
-def _make(job) -> list[tuple[str, str]]:
+def _make(job: tuple[Maker, str, int]) -> list[tuple[str, str]]:
     maker, seed, count = job
     rng = random.Random(seed)
     return [maker(rng) for _ in range(count)]

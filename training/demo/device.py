@@ -15,10 +15,12 @@ from training.demo.data import CATEGORIES, load_stream
 
 
 def pick_device() -> torch.device:
+    """CUDA if there is any, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def synchronize(device: torch.device) -> None:
+    """Wait for the device; nothing to wait for on a CPU."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
@@ -55,7 +57,9 @@ def compiled_or_eager(
 class Batches:
     """Random windows of the token streams, mixed by category; the same for the same seed."""
 
-    def __init__(self, run_dir: Path, split: str, mix: dict[str, float], device: torch.device):
+    def __init__(
+        self, run_dir: Path, split: str, mix: dict[str, float], device: torch.device
+    ) -> None:
         streams = [load_stream(run_dir, split, c) for c in CATEGORIES]
         self.starts = np.cumsum([0, *map(len, streams)])
         self.mix = mix

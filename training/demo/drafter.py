@@ -45,6 +45,7 @@ def init_drafter(cfg: DrafterConfig, target_hidden: int, seed: int) -> Weights:
 
 
 def rotary(cfg: DrafterConfig, positions: int, device: torch.device) -> Tensor:
+    """Rotary table of the drafter, float32 [2, positions, rotary_dim / 2]."""
     return rotary_table(positions, cfg.rotary_dim, cfg.rope_theta, device)
 
 
@@ -99,7 +100,7 @@ def block_hidden(
         q = rotate(rms_norm(q, lw["q_norm"], cfg.eps), turn)
         q = q.view(b, n, size, cfg.kv_heads, group, cfg.head_dim)
         k, v = _key_value(cfg, lw, y, turn)
-        o = _attend(cfg, q, ctx[i], k, v, seen, lw["sink"])
+        o = _attend(q, ctx[i], k, v, seen, lw["sink"])
         x = x + (o @ lw["o"].t()).float()
         z = rms_norm(x, lw["post_norm"], cfg.eps)
         x = x + ((F.silu(z @ lw["gate"].t()) * (z @ lw["up"].t())) @ lw["down"].t()).float()
@@ -107,7 +108,6 @@ def block_hidden(
 
 
 def _attend(
-    cfg: DrafterConfig,
     q: Tensor,
     ctx: tuple[Tensor, Tensor],
     k: Tensor,

@@ -53,7 +53,7 @@ def encode_target(cfg: TargetConfig, masters: dict[str, Tensor]) -> dict[str, Te
 
 
 def decode_target(cfg: TargetConfig, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Working weights (BF16, router F32) from checkpoint tensors; inverse of :func:`encode_target`."""
+    """Working weights (BF16, router F32) from checkpoint tensors: undoes `encode_target`."""
     from training.demo.target import init_target
 
     out = {}

@@ -68,7 +68,7 @@ def continue_prompts(
 
 
 def run(preset: Preset, run_dir: Path, seed: int, seconds: float | None) -> None:
-    """Write `generated.npy` (uint16 [N, S]) and `generated_prompt.npy` (prompt length of each row)."""
+    """Write `generated.npy` (uint16 [N, S]) and `generated_prompt.npy` (its prompt lengths)."""
     cfg, train = preset.target, preset.train
     device = pick_device()
     w = load_working(cfg, run_dir, "qat", device)

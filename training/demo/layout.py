@@ -152,6 +152,7 @@ def drafter_config(cfg: DrafterConfig, target: TargetConfig) -> dict:
 
 
 def generation_config() -> dict:
+    """generation_config.json."""
     return {
         "eos_token_id": [IM_END, END_OF_TEXT],
         "pad_token_id": END_OF_TEXT,

@@ -51,6 +51,7 @@ class Package:
     root_files: tuple[str, ...]
 
     def describe(self) -> dict[str, str]:
+        """Name, version and licence."""
         row = asdict(self)
         del row["root_files"]
         return row

@@ -1,4 +1,5 @@
 """MODEL_CARD.md from the records of a run."""
+# ruff: noqa: E501 - sentences read better whole
 
 from __future__ import annotations
 

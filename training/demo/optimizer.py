@@ -39,9 +39,9 @@ class Optimizer:
         masters: dict[str, Tensor],
         work: Callable[[str, Tensor], Tensor],
         muon: Callable[[str], bool],
-        frozen: Callable[[str], bool] = lambda name: False,
+        frozen: Callable[[str], bool] = lambda _: False,
         decay: float = 0.1,
-    ):
+    ) -> None:
         self.masters, self.work, self.decay = masters, work, decay
         names = [n for n in masters if not frozen(n)]
         self.groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
@@ -61,9 +61,11 @@ class Optimizer:
             self.weights[n] = w.clone().requires_grad_(n in in_muon or n in set(self.adam))
 
     def state(self) -> dict:
+        """Moments and step count, for a checkpoint."""
         return {"momentum": self.momentum, "m": self.m, "v": self.v, "steps": self.steps}
 
     def load_state(self, state: dict) -> None:
+        """Continue from what :meth:`state` returned."""
         for n, t in state["momentum"].items():
             self.momentum[n].copy_(t)
         for mine, theirs in ((self.m, state["m"]), (self.v, state["v"])):
@@ -73,6 +75,7 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self, muon_lr: float, adam_lr: float) -> None:
+        """Update masters from the gradients, then the working copies; clears the gradients."""
         self.steps += 1
         for (rows, cols), names in self.groups.items():
             grads = [self.weights[n].grad.float() for n in names]

@@ -30,10 +30,12 @@ class TargetConfig:
 
     @property
     def layers(self) -> int:
+        """Number of layers."""
         return len(self.pattern)
 
     @property
     def rotary_dim(self) -> int:
+        """Dimensions of a head that rotate; the rest passes through."""
         return int(self.head_dim * self.rotary_factor)
 
     @property
@@ -64,6 +66,7 @@ class DrafterConfig:
 
     @property
     def rotary_dim(self) -> int:
+        """Dimensions of a head that rotate; the rest passes through."""
         return int(self.head_dim * self.rotary_factor)
 
 
@@ -101,6 +104,8 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Preset:
+    """Everything one run needs to know."""
+
     target: TargetConfig
     drafter: DrafterConfig
     train: TrainConfig

@@ -15,7 +15,7 @@ from training.demo.target import Weights
 
 @dataclass
 class Decoded:
-    """Result for one request; `accepted` has one entry per round (drafts accepted, bonus not counted)."""
+    """One request's tokens; per round, drafts accepted (without bonus) and tokens emitted."""
 
     tokens: list[int]
     accepted: list[int]
@@ -40,7 +40,7 @@ class Speculator:
         stop: tuple[int, ...],
         temperature: float,
         seed: int,
-    ):
+    ) -> None:
         self.cfg, self.dcfg, self.w = cfg, drafter_cfg, w
         self.d = {n: t.detach() for n, t in drafter.items()}
         self.prompts, self.new, self.stop, self.temperature = prompts, new_tokens, stop, temperature

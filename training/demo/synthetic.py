@@ -1,4 +1,5 @@
 """Generated documents: arithmetic with written-out steps, and JSON tool calls, in chat format."""
+# ruff: noqa: E501, SIM905 - sentences read better whole
 
 from __future__ import annotations
 

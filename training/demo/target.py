@@ -55,6 +55,7 @@ def init_target(cfg: TargetConfig, seed: int, mask_id: int) -> Weights:
 
 
 def layer_weights(w: Weights, i: int) -> Weights:
+    """Weights of layer i, without the prefix."""
     prefix = f"{i}."
     return {k[len(prefix) :]: v for k, v in w.items() if k.startswith(prefix)}
 
@@ -115,7 +116,7 @@ class Target:
 
     def __init__(
         self, cfg: TargetConfig, device: torch.device, compile_with: Callable = lambda f: f
-    ):
+    ) -> None:
         self.cfg = cfg
         self.tables = [
             rotary_table(cfg.max_position, cfg.rotary_dim, theta, device)
@@ -143,6 +144,7 @@ class Target:
         return x, loads, tapped
 
     def logits(self, w: Weights, tokens: Tensor) -> Tensor:
+        """float32 logits [B, S, vocab] of whole sequences."""
         x, _, _ = self.hidden(w, tokens)
         return (rms_norm(x, w["norm"], self.cfg.eps) @ w["head"].t()).float()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -45,14 +46,14 @@ def run(
     masters = {
         n: t.to(device) for n, t in init_drafter(cfg, preset.target.hidden, seed + 5).items()
     }
-    optimizer = Optimizer(masters, lambda n, m: m.bfloat16(), lambda n: True, decay=0.1)
+    optimizer = Optimizer(masters, lambda _, m: m.bfloat16(), lambda _: True, decay=0.1)
     gen = torch.Generator().manual_seed(seed + 6)
 
-    def step_of(compile_with):
+    def step_of(compile_with: Callable) -> Callable:
         target = Target(preset.target, device, compile_with)
         loss_of = compile_with(lambda *a: block_loss(cfg, *a))
 
-        def go(rows: torch.Tensor, pos: torch.Tensor, valid: torch.Tensor):
+        def go(rows: torch.Tensor, pos: torch.Tensor, valid: torch.Tensor) -> tuple:
             text = tokens[rows.to(device)].long()
             with torch.no_grad():
                 taps = torch.cat(target.hidden(w, text, cfg.taps)[2], -1).bfloat16()
@@ -69,7 +70,7 @@ def run(
 
         return go
 
-    def probe(compile_with) -> None:
+    def probe(compile_with: Callable) -> None:
         rows = torch.arange(train.drafter_batch) % len(tokens)
         pos, valid = draw_anchors(
             prompts[rows], length, train.anchors, torch.Generator().manual_seed(0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -24,6 +25,7 @@ _WARMUP = 100
 
 
 def uses_muon(name: str) -> bool:
+    """Muon is for hidden matrices: not embedding, head or router."""
     return name.rpartition(".")[2] not in ("embed", "head", "router")
 
 
@@ -65,7 +67,7 @@ def run(
     if stage != "trunk":
         optimizer.load_state(saved["optimizer"])
 
-    def probe(compile_with) -> None:
+    def probe(compile_with: Callable) -> None:
         loss, _ = Target(cfg, device, compile_with).token_losses(
             optimizer.weights,
             batches.draw(train.batch, train.seq + 1, torch.Generator().manual_seed(0)),
@@ -85,10 +87,7 @@ def run(
         done = step >= steps if steps else elapsed >= budget
         if done:
             break
-        if stage == "trunk":
-            rate = min(1.0, (step + 1) / _WARMUP)
-        else:
-            rate = 1.0 - step / steps
+        rate = min(1.0, (step + 1) / _WARMUP) if stage == "trunk" else 1.0 - step / steps
         tokens = batches.draw(train.batch, train.seq + 1, gen)
         losses, loads = model.token_losses(optimizer.weights, tokens)
         loss = losses.mean()

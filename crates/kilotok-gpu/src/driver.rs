@@ -7,6 +7,10 @@
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
 
 use crate::error::GpuError;
+use crate::probe::DriverVersion;
+
+/// Code from nvcc 13.0 needs a driver of at least this CUDA version.
+const NEEDED: DriverVersion = DriverVersion { major: 13, minor: 0 };
 
 pub(crate) type Status = c_uint;
 pub(crate) type Device = c_int;
@@ -82,20 +86,25 @@ macro_rules! driver {
         #[derive(Debug)]
         pub(crate) struct Driver {
             $(pub(crate) $field: unsafe extern "C" fn($($arg),*) -> Status,)*
+            /// The CUDA version that the driver supports.
+            pub(crate) version: DriverVersion,
             /// Keeps the functions above mapped.
             _library: libloading::Library,
         }
 
         impl Driver {
-            /// Opens the library called `name` and finds every function.
+            /// Opens the library called `name`, checks its version and finds every function.
             ///
             /// # Errors
-            /// [`GpuError::NoDriver`] when the library or one of its functions is absent.
+            /// [`GpuError::NoDriver`] when the library or one of its functions is absent,
+            /// [`GpuError::DriverTooOld`].
             pub(crate) fn open(name: &OsStr) -> Result<Self, GpuError> {
                 // SAFETY: loading runs the library's initialisers. `name` is the driver's soname (or a stand-in in
                 // tests), whose initialisers may run on any thread.
                 let library = unsafe { libloading::Library::new(name) }
                     .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
+                // First of all: an old driver lacks some of the functions below.
+                let version = version_of(&library)?;
                 $(
                     // SAFETY: the type is the one that cuda.h declares for this symbol. The pointer outlives the
                     // symbol borrow because `_library` lives in the same struct.
@@ -105,7 +114,7 @@ macro_rules! driver {
                     .map(|symbol| *symbol)
                     .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
                 )*
-                Ok(Self { $($field,)* _library: library })
+                Ok(Self { $($field,)* version, _library: library })
             }
         }
     };
@@ -113,7 +122,6 @@ macro_rules! driver {
 
 driver! {
     init = b"cuInit\0" (c_uint);
-    driver_get_version = b"cuDriverGetVersion\0" (*mut c_int);
     device_get_count = b"cuDeviceGetCount\0" (*mut c_int);
     device_get = b"cuDeviceGet\0" (*mut Device, c_int);
     device_get_name = b"cuDeviceGetName\0" (*mut c_char, c_int, Device);
@@ -196,6 +204,27 @@ impl Driver {
         // SAFETY: the driver returns a zero-terminated string with static lifetime, kept mapped by `_library`.
         unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
     }
+}
+
+fn version_of(library: &libloading::Library) -> Result<DriverVersion, GpuError> {
+    // SAFETY: the type is the one that cuda.h declares for this symbol.
+    let get = unsafe {
+        library.get::<unsafe extern "C" fn(*mut c_int) -> Status>(b"cuDriverGetVersion\0")
+    }
+    .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
+    let mut number: c_int = 0;
+    // SAFETY: `number` is a valid place for one integer; this function may be called before cuInit.
+    let status = unsafe { get(&raw mut number) };
+    if status != 0 {
+        let detail = format!("cuDriverGetVersion failed with code {status}");
+        return Err(GpuError::NoDriver { detail });
+    }
+    let number = number.max(0) as u32;
+    let have = DriverVersion { major: number / 1000, minor: number % 1000 / 10 };
+    if have < NEEDED {
+        return Err(GpuError::DriverTooOld { have, need: NEEDED });
+    }
+    Ok(have)
 }
 
 /// The loader's own sentence; libloading's Display leaves it out.

@@ -9,8 +9,6 @@ use crate::error::GpuError;
 
 /// The driver library's soname on Linux.
 const LIBRARY: &str = "libcuda.so.1";
-/// Code from nvcc 13.0 needs a driver of at least this CUDA version.
-const NEEDED: DriverVersion = DriverVersion { major: 13, minor: 0 };
 
 /// `CUDA_ERROR_NO_DEVICE`: `cuInit` says it when no GPU is visible.
 const NO_DEVICE: c_uint = 100;
@@ -135,6 +133,7 @@ fn look(library: &OsStr) -> Found {
 fn failed(error: &GpuError) -> Probe {
     match error {
         GpuError::NoDriver { detail } => Probe::NoDriver { detail: detail.clone() },
+        GpuError::DriverTooOld { have, need } => Probe::DriverTooOld { have: *have, need: *need },
         other => Probe::NoDriver { detail: other.to_string() },
     }
 }
@@ -147,21 +146,16 @@ fn start(driver: &Driver) -> Result<Probe, GpuError> {
     }
     driver.check("cuInit", status)?;
 
-    let mut number: c_int = 0;
-    // SAFETY: `number` is a valid place for one integer.
-    driver.check("cuDriverGetVersion", unsafe { (driver.driver_get_version)(&raw mut number) })?;
-    let number = number.max(0) as u32;
-    let have = DriverVersion { major: number / 1000, minor: number % 1000 / 10 };
-    if have < NEEDED {
-        return Ok(Probe::DriverTooOld { have, need: NEEDED });
-    }
-
     let mut count: c_int = 0;
     // SAFETY: `count` is a valid place for one integer.
     driver.check("cuDeviceGetCount", unsafe { (driver.device_get_count)(&raw mut count) })?;
     let devices: Vec<DeviceInfo> =
         (0..count).map(|index| describe(driver, index)).collect::<Result<_, _>>()?;
-    Ok(if devices.is_empty() { Probe::NoDevice } else { Probe::Ready { driver: have, devices } })
+    Ok(if devices.is_empty() {
+        Probe::NoDevice
+    } else {
+        Probe::Ready { driver: driver.version, devices }
+    })
 }
 
 /// The driver's handle of device `index`.

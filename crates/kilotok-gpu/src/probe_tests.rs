@@ -93,7 +93,8 @@ fn a_working_driver_is_described_device_by_device() {
 #[test]
 fn an_old_driver_is_too_old_and_says_both_versions() {
     let old = WORKING.replace("13020", "12080");
-    let probe = probe_of(&stand_in("old", &old, &[]));
+    // Old drivers also lack functions that this build uses.
+    let probe = probe_of(&stand_in("old", &old, &["cuLibraryLoadData", "cuEventElapsedTime_v2"]));
     let error = probe.devices().unwrap_err();
     let have = DriverVersion { major: 12, minor: 8 };
     let need = DriverVersion { major: 13, minor: 0 };
@@ -118,6 +119,14 @@ fn a_driver_that_does_not_start_is_no_driver_with_its_own_words() {
     for part in ["cuInit", "803", "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"] {
         assert!(detail.contains(part), "{detail}");
     }
+}
+
+#[test]
+fn a_stub_library_is_no_driver() {
+    let stub = WORKING.replace("*v = 13020; return 0;", "return 34;");
+    let probe = probe_of(&stand_in("stub", &stub, &[]));
+    let Probe::NoDriver { detail } = probe else { panic!("{probe:?}") };
+    assert!(detail.contains("34"), "{detail}");
 }
 
 #[test]

@@ -7,7 +7,6 @@
 
 mod archs;
 mod cache;
-mod depfile;
 mod toolchain;
 
 use std::env;
@@ -67,12 +66,14 @@ fn run() -> Result<(), String> {
     for name in VARIABLES {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    for file in ["main.rs", "archs.rs", "cache.rs", "depfile.rs", "toolchain.rs"] {
+    for file in ["main.rs", "archs.rs", "cache.rs", "toolchain.rs"] {
         println!("cargo:rerun-if-changed=build/{file}");
     }
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let manifest = env::var_os("CARGO_MANIFEST_DIR").ok_or("CARGO_MANIFEST_DIR is not set")?;
     let cuda = Path::new(&manifest).join("../../cuda");
+    // The whole folders: a dependency file would add the toolkit's headers, which lie in a temporary folder when pip
+    // brings nvcc, and so would rebuild everything at every install.
     println!("cargo:rerun-if-changed={}", cuda.join("kernels").display());
     println!("cargo:rerun-if-changed={}", cuda.join("include").display());
 
@@ -159,12 +160,10 @@ fn run_nvcc(
     gencodes: &[String],
     file: &Path,
 ) -> Result<(), String> {
-    let deps = file.with_extension("d");
     let output = Command::new(&nvcc.path)
         .args(FLAGS)
         .args(gencodes)
-        .args(["--threads", "2", "-MD", "-MF"])
-        .arg(&deps)
+        .args(["--threads", "2"])
         .arg("-I")
         .arg(include)
         .arg("-o")
@@ -176,11 +175,6 @@ fn run_nvcc(
         let said = String::from_utf8_lossy(&output.stderr);
         let heard = String::from_utf8_lossy(&output.stdout);
         return Err(format!("nvcc failed on {}\n{heard}{said}", source.display()));
-    }
-    if let Ok(text) = fs::read_to_string(&deps) {
-        for path in depfile::prerequisites(&text) {
-            println!("cargo:rerun-if-changed={path}");
-        }
     }
     Ok(())
 }
@@ -201,6 +195,7 @@ fn take_prebuilt(
         let file = out.join(format!("{family}.fatbin"));
         cache::publish(&image, &file).map_err(|e| format!("{}: {e}", image.display()))?;
         println!("cargo:rerun-if-changed={}", image.display());
+        println!("cargo:rerun-if-changed={}", archs.display());
         built.push(Built { family, archs: list.split_whitespace().map(str::to_owned).collect() });
     }
     let hash = cache::digest(contents.iter().map(Vec::as_slice));

@@ -6,8 +6,6 @@ mod archs;
 #[allow(dead_code, reason = "the build script uses the rest")]
 #[path = "../build/cache.rs"]
 mod cache;
-#[path = "../build/depfile.rs"]
-mod depfile;
 #[allow(dead_code, reason = "the build script uses the rest")]
 #[path = "../build/toolchain.rs"]
 mod toolchain;
@@ -35,16 +33,6 @@ fn chosen_targets_are_read_in_every_spelling() {
 fn flags_ask_for_machine_code_or_ptx() {
     assert_eq!(archs::gencode("sm_90a"), "-gencode=arch=compute_90a,code=sm_90a");
     assert_eq!(archs::gencode("compute_90"), "-gencode=arch=compute_90,code=compute_90");
-}
-
-#[test]
-fn dependency_files_with_continuations_and_spaces_are_read() {
-    let text = "out.fatbin : cuda/kernels/probe.cu \\\n    /usr/include/a.h \\\r\n  /opt/with\\ space/b.h\n";
-    assert_eq!(
-        depfile::prerequisites(text),
-        ["cuda/kernels/probe.cu", "/usr/include/a.h", "/opt/with space/b.h"]
-    );
-    assert!(depfile::prerequisites("").is_empty());
 }
 
 #[test]

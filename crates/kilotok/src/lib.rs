@@ -9,6 +9,7 @@ pub mod config;
 pub mod dflash;
 pub mod engine;
 mod error;
+pub mod inspect;
 mod matrix;
 mod model;
 pub mod numeric;

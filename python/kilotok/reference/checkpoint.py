@@ -12,7 +12,7 @@ import numpy as np
 from .errors import FormatError
 from .formats import decode_bf16, decode_fp8, decode_mxfp4
 
-_NUMPY = {
+_NUMPY: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
     "F16": np.dtype("<f2"),
     "BF16": np.dtype("<u2"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from .errors import FormatError
 
@@ -59,7 +60,7 @@ class DraftConfig:
     target_layer_ids: tuple[int, ...]
 
 
-def _first(config: dict, *names: str, default: object = None) -> object:
+def _first(config: dict, *names: str, default: Any = None) -> Any:
     """The first named key that is present and not null."""
     for name in names:
         if config.get(name) is not None:

@@ -76,7 +76,7 @@ class Drafter:
         mask = read_mask_embedding(path, self.config.hidden_size)
         if mask is None:
             mask = target.embedding[self.config.mask_token_id]
-        self.mask_embedding = mask.astype(self.dtype)
+        self.mask_embedding: np.ndarray = mask.astype(self.dtype)
 
     def _array(self, name: str) -> np.ndarray:
         return self.checkpoint.array(name).astype(self.dtype)
@@ -98,7 +98,7 @@ class Drafter:
     def empty(self) -> Context:
         """A context of no rows."""
         c = self.config
-        none = [np.empty((0, c.kv_heads, c.head_dim), self.dtype)] * c.layers
+        none: list[np.ndarray] = [np.empty((0, c.kv_heads, c.head_dim), self.dtype)] * c.layers
         return Context(list(none), list(none))
 
     def _kv(

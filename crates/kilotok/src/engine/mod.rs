@@ -23,7 +23,7 @@ pub use event::{Event, FinishReason, Finished, Token};
 pub use receipt::Receipt;
 pub use request::Request;
 pub use stats::Stats;
-pub use stream::TokenStream;
+pub use stream::{Canceller, TokenStream};
 
 use crate::backend::{Backend, Limits};
 use crate::error::{Error, Result};
@@ -154,6 +154,14 @@ impl Engine {
     /// What the backend was built to hold.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Whether requests can succeed.
+    ///
+    /// # Errors
+    /// [`Error::EngineDead`] with the reason, after [`Engine::close`] or a failure.
+    pub fn alive(&self) -> Result<()> {
+        self.shared.alive()
     }
 
     /// Counters and gauges of this moment.

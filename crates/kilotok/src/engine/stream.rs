@@ -69,6 +69,17 @@ impl Mailbox {
     }
 }
 
+/// Cancels one request; see [`TokenStream::canceller`].
+#[derive(Clone)]
+pub struct Canceller(Arc<Mailbox>);
+
+impl Canceller {
+    /// As [`TokenStream::cancel`].
+    pub fn cancel(&self) {
+        self.0.cancelled.store(true, Ordering::Release);
+    }
+}
+
 /// Tokens of one request, as they come. Dropping it cancels the request.
 pub struct TokenStream {
     mailbox: Arc<Mailbox>,
@@ -126,6 +137,11 @@ impl TokenStream {
     /// [`Error::Cancelled`], unless it ended before.
     pub fn cancel(&self) {
         self.mailbox.cancelled.store(true, Ordering::Release);
+    }
+
+    /// A handle that cancels the request from elsewhere while this stream is being read.
+    pub fn canceller(&self) -> Canceller {
+        Canceller(Arc::clone(&self.mailbox))
     }
 
     /// Asks the engine to end the request at the next round as a stop token would: for callers

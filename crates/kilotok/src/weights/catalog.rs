@@ -16,7 +16,6 @@ use crate::matrix::Bytes;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Access {
     /// Headers only: data may be missing.
-    #[expect(dead_code, reason = "inspect will ask for it")]
     Headers,
     /// Data is mapped; a file shorter than its header says is an error.
     Mapped,
@@ -51,6 +50,11 @@ impl Entry {
             Data::Memory(bytes) => bytes.len(),
             Data::File(range) => range.len(),
         }
+    }
+
+    /// Stored elements.
+    pub(crate) fn num_elements(&self) -> usize {
+        self.shape.iter().fold(1_usize, |product, &dim| product.saturating_mul(dim))
     }
 
     /// Where a mapped tensor lies: source number and bytes within its file.

@@ -176,8 +176,8 @@ fn assemble(
     let drafter = match (&spec.drafter, drafter) {
         (Some(draft_spec), Some((mut loader, sidecar))) => {
             let table = DrafterTable::new(draft_spec);
-            loader.resolve_all(table.iter(), &[mask_embedding::TENSOR])?;
-            let inline = loader.optional_vector(mask_embedding::TENSOR, spec.hidden)?;
+            loader.resolve_all(table.iter(), &[names::MASK_EMBEDDING])?;
+            let inline = loader.optional_vector(names::MASK_EMBEDDING, spec.hidden)?;
             let mask = mask_embedding::choose(inline, sidecar, spec.hidden)?;
             let mask = match mask {
                 Some(mask) => mask,

@@ -6,13 +6,16 @@ mod index;
 mod loader;
 mod mask_embedding;
 pub(crate) mod names;
+mod plan;
 mod progress;
 mod reader;
 pub(crate) mod resolve;
 pub(crate) mod table;
 mod tensor;
 
+pub(crate) use loader::open_drafter;
 pub use loader::{DrafterTensors, LoadOptions, from_tensors, load, load_with};
+pub use plan::{Slice, StoredScales, StoredSlice, TensorPlan, WeightPlan};
 pub use progress::Progress;
 pub use tensor::{Dtype, TensorData};
 

@@ -15,13 +15,16 @@ pub(crate) const SKIPPED: &[&str] = &[
     "model.speech_embeddings.",
 ];
 
+/// Name of the embedding of masked rows, where it sits among a drafter's tensors.
+pub(crate) const MASK_EMBEDDING: &str = "mask_embedding";
+
 /// Maps the names that `transformers` uses in memory to those of a checkpoint: experts stacked
 /// into `gate_up_proj [experts, 2 * inter, hidden]` and `down_proj [experts, hidden, inter]`, and
 /// `sinks`. Its `save_pretrained` undoes the same on the way out.
 ///
 /// # Errors
 /// [`crate::Error::ModelFormat`] where a tensor comes under both names.
-pub(super) fn unify(catalog: &mut Catalog) -> Result<()> {
+pub(crate) fn unify(catalog: &mut Catalog) -> Result<()> {
     catalog.rewrite(|name, entry| {
         if let Some(prefix) = name.strip_suffix(".self_attn.sinks") {
             return Some(vec![(format!("{prefix}.self_attn.attention_sink_bias"), entry.clone())]);

@@ -171,3 +171,11 @@ impl<'c> Resolver<'c> {
         Ok((name.to_owned(), entry))
     }
 }
+
+impl Found<'_> {
+    /// Stored bytes, scales included.
+    pub(crate) fn num_bytes(&self) -> u64 {
+        let scale = self.scale.as_ref().map_or(0, |(_, entry)| entry.num_bytes());
+        self.weight.1.num_bytes() as u64 + scale as u64
+    }
+}

@@ -68,6 +68,16 @@ impl Demand {
     }
 }
 
+impl Demand {
+    /// Elements.
+    pub(crate) fn num_elements(&self) -> u64 {
+        match self.shape {
+            Shape::Vector { len } => len as u64,
+            Shape::Matrix { rows, cols, .. } => rows as u64 * cols as u64,
+        }
+    }
+}
+
 /// Tensors of a SwiGLU: gate, up, down.
 pub(crate) type SwiGlu = [Demand; 3];
 

@@ -11,14 +11,12 @@ use std::path::Path;
 
 use super::catalog::{Access, Catalog};
 use super::loader::widen;
+use super::names::MASK_EMBEDDING;
 use super::resolve::Storage;
 use super::tensor::{Dtype, TensorData, num_bytes};
 use crate::error::{Error, Result};
 use crate::matrix::Bytes;
 use crate::model::Vector;
-
-/// Name of the tensor where it sits among a drafter's weights.
-pub(super) const TENSOR: &str = "mask_embedding";
 
 const PT: &str = "mask_embedding.pt";
 const SAFETENSORS: &str = "mask_embedding.safetensors";
@@ -47,13 +45,16 @@ pub(super) fn choose(
 ) -> Result<Option<Vector>> {
     let chosen = match (inline, sidecar) {
         (Some(_), Some(_)) => {
-            return Err(Error::model_format(TENSOR, "among the tensors and as a sidecar as well"));
+            return Err(Error::model_format(
+                MASK_EMBEDDING,
+                "among the tensors and as a sidecar as well",
+            ));
         }
         (one, other) => one.or(other),
     };
     if let Some(vector) = chosen.as_ref().filter(|vector| vector.len() != hidden) {
         return Err(Error::model_format(
-            TENSOR,
+            MASK_EMBEDDING,
             format!("{} elements, expected {hidden}", vector.len()),
         ));
     }
