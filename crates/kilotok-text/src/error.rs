@@ -81,6 +81,9 @@ pub enum TextError {
         /// Which limit, with its value.
         limit: String,
     },
+    /// The engine underneath refused or ended the request.
+    #[error(transparent)]
+    Engine(#[from] kilotok::Error),
     /// A parameter of a request is out of range or contradicts another one.
     #[error("invalid {parameter}: {reason}")]
     InvalidRequest {

@@ -4,19 +4,30 @@
 //! * [`Detokenizer`]: incremental decoding that never shows part of a character.
 //! * [`StopMatcher`]: stop strings that never leak a partial match.
 //! * [`ChatTemplate`]: the checkpoint's chat template, sandboxed, with Hugging Face conventions.
+//! * [`TextEngine`]: an engine with all of that around it, streaming text.
 #![forbid(unsafe_code)]
 
+mod engine;
 mod error;
+mod output;
+mod params;
+mod sequence;
+mod signal;
 mod special_tokens;
 mod stop;
 mod stream;
 mod template;
+mod text_stream;
 mod tokenizer;
 mod utf8;
 
+pub use engine::TextEngine;
 pub use error::TextError;
+pub use output::{Completion, Piece, PositionLogprobs, StoppedBy, TokenLogprob};
+pub use params::{Prompt, TextParams};
 pub use special_tokens::{SpecialTokens, eos_token_ids};
 pub use stop::{StopMatch, StopMatcher, StopStep};
 pub use stream::Detokenizer;
 pub use template::{ChatTemplate, Clock, RenderLimits, TemplateInput};
+pub use text_stream::{TextCanceller, TextStream};
 pub use tokenizer::{EncodeOptions, Tokenizer};

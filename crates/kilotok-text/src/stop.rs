@@ -103,8 +103,11 @@ impl StopMatcher {
         StopStep { text, matched: None }
     }
 
-    /// Ends the text without a match and returns what was held back.
+    /// Ends the text and returns what was held back; nothing after a match.
     pub fn finish(&mut self) -> String {
+        if self.done {
+            return String::new();
+        }
         self.done = true;
         self.show_until(self.text.len())
     }
