@@ -17,7 +17,7 @@ pub use traffic::{KvBytes, RankMemory, ReadBytes};
 use crate::config::{self, Announced, DrafterChoice, Quantization, Texts};
 use crate::error::Result;
 use crate::weights::catalog::{Access, Catalog};
-use crate::weights::resolve::Resolver;
+use crate::weights::resolve::{Resolver, check_demand};
 use crate::weights::table::{DrafterTable, ModelTable};
 use crate::weights::{WeightPlan, names, open_drafter};
 
@@ -81,6 +81,7 @@ fn summarise(
     sidecar: Option<&Catalog>,
 ) -> Result<Inspection> {
     let spec = &announced.spec;
+    check_demand(spec, catalog)?;
     let table = ModelTable::new(spec);
     let mut resolver = Resolver::new(catalog, announced.quantization);
     let target = table

@@ -7,7 +7,7 @@ use super::catalog::{Access, Catalog, Entry};
 use super::mask_embedding;
 use super::names;
 use super::progress::{Progress, Wanted, make_resident};
-use super::resolve::{Found, Resolver, Storage};
+use super::resolve::{Found, Resolver, Storage, check_demand};
 use super::table::{
     Demand, DraftLayerTable, DrafterTable, LayerTable, MlpTable, ModelTable, Shape, SwiGlu,
 };
@@ -160,6 +160,7 @@ fn assemble(
     drafter: Option<(Loader<'_>, Option<Vector>)>,
 ) -> Result<(Assembled, Vec<Wanted>)> {
     let spec = announced.spec;
+    check_demand(&spec, target.resolver.catalog)?;
     let table = ModelTable::new(&spec);
     // Everything a header can tell is checked before any data is read.
     target.resolve_all(table.iter(), names::SKIPPED)?;

@@ -7,6 +7,7 @@ use super::table::{Demand, Part, Shape};
 use super::tensor::Dtype;
 use crate::config::Quantization;
 use crate::error::{Error, Result};
+use crate::spec::{MlpSpec, ModelSpec};
 
 /// Side of an FP8 scale block.
 pub(crate) const FP8_BLOCK: usize = 128;
@@ -28,6 +29,30 @@ pub(crate) struct Found<'c> {
     pub(crate) storage: Storage,
     pub(crate) weight: (String, &'c Entry),
     pub(crate) scale: Option<(String, &'c Entry)>,
+}
+
+/// Refuses a configuration that demands far more tensors than there are, before a table of them
+/// is built: a single number in a small file could ask for gigabytes of names.
+///
+/// # Errors
+/// [`Error::ModelFormat`] naming the number of experts.
+pub(crate) fn check_demand(spec: &ModelSpec, catalog: &Catalog) -> Result<()> {
+    let experts: u64 = spec
+        .layers
+        .iter()
+        .map(|layer| match &layer.mlp {
+            MlpSpec::Moe(moe) => moe.experts as u64,
+            MlpSpec::Dense { .. } => 0,
+        })
+        .sum();
+    let found = catalog.iter().count() as u64;
+    if experts > 4 * found + 1024 {
+        return Err(Error::model_format(
+            "config.json: n_routed_experts",
+            format!("{experts} experts in all layers, but only {found} tensors"),
+        ));
+    }
+    Ok(())
 }
 
 /// Finds demanded tensors and remembers which names were used.

@@ -6,6 +6,8 @@
 
 mod archive;
 mod pickle;
+#[cfg(test)]
+mod tests;
 
 use std::path::Path;
 
