@@ -70,12 +70,12 @@ def check_drafts(drafter: reference.Drafter, prompt: list[int], run: reference.T
 
 
 def f32(x: np.ndarray) -> tiny.Stored:
-    """An array as a float32 tensor."""
+    """Make a float32 tensor."""
     return tiny.Stored("F32", np.ascontiguousarray(x, np.float32))
 
 
 def transcript(run: reference.Transcript) -> dict:
-    """A speculative run as JSON."""
+    """Turn a speculative run into JSON."""
     rounds = [dict(vars(r)) for r in run.rounds]
     return {"tokens": run.tokens, "tau": run.tau, "rounds": rounds}
 
@@ -186,19 +186,18 @@ def codec_golden(out: Path) -> None:
 def sampling_golden(out: Path) -> None:
     """Write noise bits and choices with known answers."""
     ops = reference.ops
-    noise = []
-    for seed in (0, 1, 7, 2**63, 2**64 - 1):
-        for position in (0, 1, 4095, 1_048_575):
-            noise.append(
-                {
-                    "seed": seed,
-                    "position": position,
-                    "bits": [f"{int(b):016x}" for b in ops.gumbel_bits(seed, position, 6)],
-                    "gumbel_f32_bits": [
-                        f"{int(b):08x}" for b in ops.gumbel(seed, position, 6).view(np.uint32)
-                    ],
-                }
-            )
+    noise = [
+        {
+            "seed": seed,
+            "position": position,
+            "bits": [f"{int(b):016x}" for b in ops.gumbel_bits(seed, position, 6)],
+            "gumbel_f32_bits": [
+                f"{int(b):08x}" for b in ops.gumbel(seed, position, 6).view(np.uint32)
+            ],
+        }
+        for seed in (0, 1, 7, 2**63, 2**64 - 1)
+        for position in (0, 1, 4095, 1_048_575)
+    ]
     rng = np.random.default_rng(11)
     grids = {
         "temperature": [0.0, 0.3, 1.0, 1.7],

@@ -48,11 +48,16 @@ class Transformers:
         return logits[0].numpy(), self.residuals
 
     def generate(self, prompt: Sequence[int], tokens: int) -> list[int]:
-        """Greedy decoding with its own cache."""
+        """Greedy decoding with its own cache.
+
+        Without it for windows of one key: the cache then keeps ``keys[-window + 1:]``, which is
+        everything instead of nothing.
+        """
         out = self.model.generate(
             self.torch.tensor([list(prompt)]),
             max_new_tokens=tokens,
             min_new_tokens=tokens,
             do_sample=False,
+            use_cache=self.model.config.sliding_window > 1,
         )
         return out[0, len(prompt) :].tolist()

@@ -5,11 +5,11 @@ Each op of an engine Program is one function in `ops` under the same name, the n
 fast; it exists to be read and to be compared with.
 """
 
-from . import formats, ops
-from .checkpoint import Checkpoint
-from .dflash import Drafter, Transcript, speculate
-from .errors import FormatError
-from .mimo import Forward, Mimo
+from kilotok.reference import formats, ops
+from kilotok.reference.checkpoint import Checkpoint
+from kilotok.reference.dflash import Drafter, Transcript, speculate
+from kilotok.reference.errors import FormatError
+from kilotok.reference.mimo import Forward, Mimo
 
 __all__ = [
     "Checkpoint",

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import FormatError
-from .formats import decode_bf16, decode_fp8, decode_mxfp4
+from kilotok.reference.errors import FormatError
+from kilotok.reference.formats import decode_bf16, decode_fp8, decode_mxfp4
 
 _NUMPY: dict[str, np.dtype] = {
     "F32": np.dtype("<f4"),
@@ -74,7 +74,7 @@ class Checkpoint:
         return cls(path, config, tensors)
 
     def array(self, name: str, chunks: int = 1) -> np.ndarray:
-        """A tensor as float32, decoded by its dtype and its companion scale tensor.
+        """Read a tensor as float32, decoded by its dtype and its companion scale tensor.
 
         Parameters
         ----------

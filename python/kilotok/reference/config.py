@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from .errors import FormatError
+from kilotok.reference.errors import FormatError
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ class DraftConfig:
 
 
 def _first(config: dict, *names: str, default: Any = None) -> Any:
-    """The first named key that is present and not null."""
+    """Return the first named key that is present and not null."""
     for name in names:
         if config.get(name) is not None:
             return config[name]

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import numpy as np
 
-from . import ops
-from .checkpoint import Checkpoint, read_safetensors
-from .config import DraftConfig, parse_draft
-from .errors import FormatError
-from .formats import decode_bf16
-from .mimo import Mimo
+from kilotok.reference import ops
+from kilotok.reference.checkpoint import Checkpoint, read_safetensors
+from kilotok.reference.config import DraftConfig, parse_draft
+from kilotok.reference.errors import FormatError
+from kilotok.reference.formats import decode_bf16
+from kilotok.reference.mimo import Mimo
 
 
 def read_mask_embedding(directory: Path, hidden: int) -> np.ndarray | None:
-    """The sidecar that replaces the mask token's embedding row, float32 [H]; None if absent.
+    """Read the sidecar that replaces the mask token's embedding row: float32 [H], None if absent.
 
     ``mask_embedding.pt`` is a torch zip whose only storage is the uncompressed entry ``*/data/0``:
     2H bytes of BF16 or 4H bytes of float32. Nothing of its pickle is executed.
@@ -96,7 +96,7 @@ class Drafter:
         return {key: self._array(root + name) for key, name in names.items()}
 
     def empty(self) -> Context:
-        """A context of no rows."""
+        """Make a context of no rows."""
         c = self.config
         none: list[np.ndarray] = [np.empty((0, c.kv_heads, c.head_dim), self.dtype)] * c.layers
         return Context(list(none), list(none))

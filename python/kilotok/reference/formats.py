@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .errors import FormatError
+from kilotok.reference.errors import FormatError
 
 MXFP4_BLOCK = 32
 FP8_BLOCK = 128

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from . import ops
-from .checkpoint import Checkpoint
-from .config import LayerConfig, MimoConfig, parse_target
+from kilotok.reference import ops
+from kilotok.reference.checkpoint import Checkpoint
+from kilotok.reference.config import LayerConfig, MimoConfig, parse_target
 
 
 @dataclass(frozen=True)

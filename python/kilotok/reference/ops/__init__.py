@@ -3,7 +3,7 @@
 Ops compute in the dtype of their inputs (float32 or float64). Rows are axis 0 throughout.
 """
 
-from .attention import (
+from kilotok.reference.ops.attention import (
     attention_full,
     attention_swa,
     masked_attention,
@@ -12,10 +12,18 @@ from .attention import (
     rope,
     value_scale,
 )
-from .draft import draft_attention, draft_context, draft_fc, draft_visible
-from .ffn import dense_down, dense_up, moe_down, moe_up, router, sigmoid, silu
-from .rows import embed, lm_head, rms_norm, tap
-from .sampling import Sampling, accept, choose, gumbel, gumbel_bits, kept_tokens, penalise
+from kilotok.reference.ops.draft import draft_attention, draft_context, draft_fc, draft_visible
+from kilotok.reference.ops.ffn import dense_down, dense_up, moe_down, moe_up, router, sigmoid, silu
+from kilotok.reference.ops.rows import embed, lm_head, rms_norm, tap
+from kilotok.reference.ops.sampling import (
+    Sampling,
+    accept,
+    choose,
+    gumbel,
+    gumbel_bits,
+    kept_tokens,
+    penalise,
+)
 
 __all__ = [
     "Sampling",

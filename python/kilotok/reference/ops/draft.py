@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .attention import masked_attention, rope, value_scale
-from .rows import rms_norm
+from kilotok.reference.ops.attention import masked_attention, rope, value_scale
+from kilotok.reference.ops.rows import rms_norm
 
 
 def draft_fc(taps: np.ndarray, fc: np.ndarray, hidden_norm: np.ndarray, eps: float) -> np.ndarray:

@@ -12,7 +12,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 
 
 def silu(x: np.ndarray) -> np.ndarray:
-    """x * sigmoid(x), unclamped."""
+    """Sigmoid-weighted identity, x * sigmoid(x), unclamped."""
     return x * sigmoid(x)
 
 

@@ -11,7 +11,7 @@ def embed(table: np.ndarray, token_ids: np.ndarray) -> np.ndarray:
 
 
 def rms_norm(x: np.ndarray, weight: np.ndarray, eps: float) -> np.ndarray:
-    """x / sqrt(mean(x^2) + eps) * weight over the last axis: x [..., H], weight [H]."""
+    """Compute x / sqrt(mean(x^2) + eps) * weight over the last axis: x [..., H], weight [H]."""
     return x / np.sqrt(np.mean(np.square(x), axis=-1, keepdims=True) + eps) * weight
 
 

@@ -35,7 +35,7 @@ def _mix(z: np.ndarray) -> np.ndarray:
 
 
 def gumbel_bits(seed: int, position: int, vocab: int) -> np.ndarray:
-    """The 64 random bits of every vocabulary entry at one position: uint64 [vocab].
+    """Draw the 64 random bits of every vocabulary entry at one position: uint64 [vocab].
 
     A counter generator, so any entry can be computed alone: two rounds of the splitmix64 finaliser
     keyed by (seed, position of the token being chosen) and then by the vocabulary index.
@@ -46,7 +46,7 @@ def gumbel_bits(seed: int, position: int, vocab: int) -> np.ndarray:
 
 
 def gumbel(seed: int, position: int, vocab: int) -> np.ndarray:
-    """Standard Gumbel noise, float32 [vocab].
+    """Draw standard Gumbel noise, float32 [vocab].
 
     u = ((bits >> 40) + 0.5) * 2^-24 is exact and inside (0, 1); -ln(-ln(u)) is evaluated in float64
     and rounded once.
@@ -69,13 +69,13 @@ def penalise(
     r = np.float32(params.repetition_penalty)
     out[seen] = np.where(out[seen] > 0, out[seen] / r, out[seen] * r)
     used, count = np.unique(np.array(output, np.int64), return_counts=True)
-    out[used] -= np.float32(params.frequency_penalty) * count.astype(np.float32)
-    out[used] -= np.float32(params.presence_penalty)
+    frequency, presence = np.float32(params.frequency_penalty), np.float32(params.presence_penalty)
+    out[used] -= presence + frequency * count.astype(np.float32)
     return out
 
 
 def kept_tokens(scaled: np.ndarray, params: Sampling) -> np.ndarray:
-    """Indices kept by top_k, then top_p, then min_p, most likely first (ties: lowest index).
+    """List tokens kept by top_k, then top_p, then min_p, most likely first (ties: lowest id).
 
     ``scaled`` are logits over temperature. top_p keeps tokens whose exclusive cumulative
     probability, renormalised over the top_k kept, is below top_p, so the crossing token stays;
@@ -84,10 +84,10 @@ def kept_tokens(scaled: np.ndarray, params: Sampling) -> np.ndarray:
     order = np.argsort(-scaled, kind="stable")
     if params.top_k > 0:
         order = order[: params.top_k]
-    p = np.exp(scaled[order].astype(np.float64) - float(scaled[order[0]]))
-    p /= p.sum()
-    exclusive = np.concatenate([[0.0], np.cumsum(p)[:-1]])
-    keep = (exclusive < params.top_p) & (p >= params.min_p * p[0])
+    mass = np.exp(scaled[order].astype(np.float64) - float(scaled[order[0]]))
+    before = np.cumsum(mass) - mass
+    top_p, min_p = float(np.float32(params.top_p)), float(np.float32(params.min_p))
+    keep = (before < top_p * mass.sum()) & (mass >= min_p)
     keep[0] = True
     return order[keep]
 
@@ -99,7 +99,7 @@ def choose(
     prompt: Sequence[int] = (),
     output: Sequence[int] = (),
 ) -> int:
-    """The target's own token from one row of logits [V].
+    """Choose the target's own token from one row of logits [V].
 
     Greedy takes the largest logit, lowest index on ties. Otherwise the Gumbel-max rule: the largest
     ``logit / T + gumbel`` in float32 over the kept tokens, lowest index on ties. ``position`` is
