@@ -16,6 +16,8 @@ pub mod numeric;
 mod program;
 pub mod sample;
 mod spec;
+#[doc(hidden)]
+pub mod testing;
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -270,7 +270,8 @@ impl CpuExecutor {
             }
             OpKind::DenseUp => {
                 if let MlpWeights::Dense(mlp) = &weights.mlp {
-                    let (packed, out) = (&mut s.packed, &mut s.activations);
+                    let packed = (&mut s.packed, &mut s.up);
+                    let out = &mut s.activations;
                     dense_up::run(compute, mlp, packed, &s.normed, identity, out);
                 }
             }
@@ -293,8 +294,8 @@ impl CpuExecutor {
                         router::run(compute, router, moe, packed, &s.normed, identity, routes);
                     }
                     OpKind::MoeUp => {
-                        let out = &mut s.activations;
-                        moe_up::run(compute, experts, routes, packed, &s.normed, count, out);
+                        let (packed, out) = ((packed, &mut s.up), &mut s.activations);
+                        moe_up::run(compute, experts, routes, packed, &s.normed, identity, out);
                     }
                     _ => {
                         let buffers = moe_down::Buffers {
@@ -387,7 +388,8 @@ impl CpuExecutor {
                 );
             }
             OpKind::DraftUp => {
-                let (packed, out) = (&mut s.packed, &mut s.activations);
+                let packed = (&mut s.packed, &mut s.up);
+                let out = &mut s.activations;
                 dense_up::run(compute, &layer.mlp, packed, &s.normed, identity, out);
             }
             OpKind::DraftDown => {

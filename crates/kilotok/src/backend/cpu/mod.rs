@@ -32,6 +32,7 @@ mod rope;
 mod router;
 mod scratch;
 mod simd;
+mod swiglu;
 mod tap;
 mod value_scale;
 mod workers;

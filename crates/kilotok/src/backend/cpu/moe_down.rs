@@ -42,8 +42,8 @@ pub(super) fn run(
         let job = LinearJob {
             weights: weights(down),
             source: source(down, packed, pairs),
-            target: out.target(width, (0, width), pairs),
-            outputs: (start, (start + TASK_OUTPUTS).min(width)),
+            target: out.target(width, (0, width), 0, pairs),
+            outputs: start..(start + TASK_OUTPUTS).min(width),
             store: Store::Set,
         };
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above,
@@ -52,7 +52,7 @@ pub(super) fn run(
     });
     let outputs = &*outputs;
     let residual = Shared(residual[..rows * width].as_mut_ptr());
-    compute.over(rows, 1, pairs * width, |range| {
+    compute.over(rows, 1, pairs * width, |range, _| {
         let residual = &residual;
         for row in range {
             // SAFETY: row `row` is inside the buffer, which stays borrowed, and is this task's.

@@ -2,39 +2,37 @@
 //! for all its rows.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
-use super::dense_up;
-use super::linear::{Orders, Output, Packed, SwigluJob};
+use super::linear::{Orders, Output, Packed};
 use super::router::Routes;
+use super::swiglu::{self, TASK_OUTPUTS, UpScratch};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
 
-/// Outputs of one task.
-const TASK_OUTPUTS: usize = 64;
-
-/// `normed` is `[rows, hidden]`, `hidden` `[rows, top_k, inter]`.
+/// `normed` is `[rows, hidden]`, `hidden` `[rows, top_k, inter]`; `identity` is `0, 1, 2, ...`,
+/// one for every row.
 pub(super) fn run(
     compute: &Compute,
     experts: &[ExpertWeights],
     routes: &Routes,
-    packed: &mut Packed,
+    (packed, up): (&mut Packed, &mut UpScratch),
     normed: &[f32],
-    rows: usize,
+    identity: &[u32],
     hidden: &mut [f32],
 ) {
-    let (inter, cols) = (experts[0].gate.rows, experts[0].gate.cols);
+    let (inter, cols, rows) = (experts[0].gate.rows, experts[0].gate.cols, identity.len());
     let active = routes.active.iter().map(|e| &experts[*e as usize]);
     packed.pack(normed, cols, rows, cols, Orders::of(active.flat_map(|e| [&e.gate, &e.up])));
     let pairs: usize = routes.active.iter().map(|e| routes.of(*e).0.len()).sum();
-    let (packed, out) = (&*packed, Output::new(hidden));
+    let (x, out, up) = (&*packed, Output::new(hidden), up.parts());
     let tiles = inter.div_ceil(TASK_OUTPUTS);
-    compute.tasks(routes.active.len() * tiles, 2 * pairs * inter * cols, |task, _| {
+    compute.tasks(routes.active.len() * tiles, 2 * pairs * inter * cols, |task, thread| {
         let expert = routes.active[task / tiles];
         let (from, to) = routes.of(expert);
         let start = task % tiles * TASK_OUTPUTS;
-        let outputs = (start, (start + TASK_OUTPUTS).min(inter));
-        let job = dense_up::job(&experts[expert as usize], packed, from, out, to);
-        // SAFETY: `kernels` were handed out after feature detection; `job` checked the extents,
-        // the borrows outlive the call, and tasks have disjoint outputs.
-        unsafe { (compute.kernels.swiglu)(&SwigluJob { outputs, ..job }) };
+        let job = swiglu::Job { mlp: &experts[expert as usize], x, from, out, to, up, identity };
+        // SAFETY: tasks have disjoint outputs, threads parts of their own.
+        unsafe {
+            swiglu::task(compute, &job, start..(start + TASK_OUTPUTS).min(inter), thread);
+        }
     });
 }

@@ -55,7 +55,7 @@ pub(super) fn run(
     let len = weight.len();
     assert!(x.len() >= rows * len && out.len() >= rows * len);
     let (from, to) = (Shared(x.as_ptr()), Shared(out.as_mut_ptr()));
-    compute.over(rows, 1, rows * len, |range| {
+    compute.over(rows, 1, rows * len, |range, _| {
         let (from, to) = (&from, &to);
         for row in range {
             // SAFETY: `kernels` were handed out after feature detection; rows are inside the

@@ -7,6 +7,7 @@ use super::draft_qkv::Layout;
 use super::linear::Packed;
 use super::rope::RopeTable;
 use super::router::Routes;
+use super::swiglu::UpScratch;
 use crate::spec::{MlpSpec, ModelSpec, RopeSpec};
 
 /// Largest extents over all layers, in floats per row unless said otherwise.
@@ -103,6 +104,7 @@ pub(super) struct Scratch {
     pub(super) draft_logits: Vec<f32>,
     pub(super) draft_rows: Vec<u32>,
     pub(super) packed: Packed,
+    pub(super) up: UpScratch,
     /// `0, 1, 2, ...`
     pub(super) identity: Vec<u32>,
     /// Tables of the target's layers; `layer_rope` says which is whose.
@@ -148,6 +150,7 @@ impl Scratch {
             draft_logits: if drafter.is_some() { floats(e.vocab) } else { Vec::new() },
             draft_rows: Vec::with_capacity(e.rows),
             packed: Packed::new(e.rows * e.packed, lanes),
+            up: UpScratch::new(e.rows, threads),
             identity: (0..e.rows as u32).collect(),
             ropes: specs.into_iter().map(|s| RopeTable::new(s, e.rows)).collect(),
             layer_rope,
@@ -175,6 +178,7 @@ impl Scratch {
         ];
         floats.iter().map(|b| b.len() * 4).sum::<usize>()
             + self.packed.num_bytes()
+            + self.up.num_bytes()
             + self.routes.num_bytes()
             + self.block.as_ref().map_or(0, BlockCache::num_bytes)
             + self.attend.iter().map(AttendScratch::num_bytes).sum::<usize>()

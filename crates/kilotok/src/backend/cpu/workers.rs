@@ -20,20 +20,20 @@ pub(super) struct Compute {
 }
 
 impl Compute {
-    /// Runs `f` over `0..len` in pieces of `piece`, on all threads where `work` multiply-adds
+    /// Runs `f(piece, thread)` over `0..len` in pieces of `piece`, on all threads where `work` multiply-adds
     /// are worth it. Pieces never change what an element's result is.
     pub(super) fn over(
         &self,
         len: usize,
         piece: usize,
         work: usize,
-        f: impl Fn(Range<usize>) + Sync,
+        f: impl Fn(Range<usize>, usize) + Sync,
     ) {
         if work < INLINE_WORK || self.workers.threads() == 1 {
-            f(0..len);
+            f(0..len, 0);
         } else {
-            self.workers.run(len.div_ceil(piece), &|task, _| {
-                f(task * piece..((task + 1) * piece).min(len));
+            self.workers.run(len.div_ceil(piece), &|task, thread| {
+                f(task * piece..((task + 1) * piece).min(len), thread);
             });
         }
     }

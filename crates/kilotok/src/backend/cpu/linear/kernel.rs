@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::super::simd::{Vector, silu_mul};
+use super::super::simd::Vector;
 use super::decode::{Bf16, Decoder, F32, Fp8, Mxfp4};
 use super::dots::{OUTPUTS, block};
 
@@ -25,10 +25,11 @@ pub(crate) enum Store {
     Add,
 }
 
-/// Where outputs go: output `n` of job row `r` to `base + rows[r] * stride + n`.
+/// Where outputs go: output `n` of job row `r` to `base + rows[r] * stride + n - first`.
 #[derive(Clone, Copy)]
 pub(crate) struct Target<'a> {
     pub(crate) base: *mut f32,
+    pub(crate) first: usize,
     pub(crate) stride: usize,
     pub(crate) rows: &'a [u32],
 }
@@ -59,22 +60,13 @@ impl Source<'_> {
 }
 
 /// `y = W x` for some outputs.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct LinearJob<'a> {
     pub(crate) weights: Weights,
     pub(crate) source: Source<'a>,
     pub(crate) target: Target<'a>,
-    pub(crate) outputs: (usize, usize),
+    pub(crate) outputs: Range<usize>,
     pub(crate) store: Store,
-}
-
-/// `h = silu(G x) * (U x)` for some outputs.
-#[derive(Clone, Copy)]
-pub(crate) struct SwigluJob<'a> {
-    pub(crate) gate: (Weights, Source<'a>),
-    pub(crate) up: (Weights, Source<'a>),
-    pub(crate) target: Target<'a>,
-    pub(crate) outputs: (usize, usize),
 }
 
 /// Calls `$body` with `$d` bound to the decoder inside a [`Weights`].
@@ -123,8 +115,8 @@ macro_rules! for_row_runs {
 pub(crate) use for_row_runs;
 
 /// Runs of outputs, [`OUTPUTS`] at a time.
-fn output_runs(outputs: (usize, usize)) -> impl Iterator<Item = Range<usize>> {
-    let (start, end) = outputs;
+fn output_runs(outputs: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let (start, end) = (outputs.start, outputs.end);
     (start..end).step_by(OUTPUTS).map(move |n| n..(n + OUTPUTS).min(end))
 }
 
@@ -141,7 +133,7 @@ pub(crate) unsafe fn linear<V: Vector>(job: &LinearJob) {
 /// As for [`linear`].
 #[inline(always)]
 unsafe fn linear_with<V: Vector, D: Decoder<V>>(weights: &D, job: &LinearJob) {
-    for run in output_runs(job.outputs) {
+    for run in output_runs(&job.outputs) {
         for_row_runs!(job.source.rows.len(), r, R => {
             let mut y = [[0.0; OUTPUTS]; R];
             // SAFETY: rows and outputs are inside the job.
@@ -150,50 +142,14 @@ unsafe fn linear_with<V: Vector, D: Decoder<V>>(weights: &D, job: &LinearJob) {
                 block::<V, D, R>(weights, run.start, run.len(), &x, &mut y);
                 for (i, y) in y.iter().enumerate() {
                     let row = *job.target.rows.get_unchecked(r + i) as usize;
-                    let to = job.target.base.add(row * job.target.stride + run.start);
+                    let at = row * job.target.stride + run.start - job.target.first;
+                    let to = job.target.base.add(at);
                     for (n, value) in y.iter().take(run.len()).enumerate() {
                         match job.store {
                             Store::Set => *to.add(n) = *value,
                             Store::Add => *to.add(n) += *value,
                         }
                     }
-                }
-            }
-        });
-    }
-}
-
-/// # Safety
-/// As for [`linear`]; gate and up have the same rows.
-#[inline(always)]
-pub(crate) unsafe fn swiglu<V: Vector>(job: &SwigluJob) {
-    for run in output_runs(job.outputs) {
-        for_row_runs!(job.gate.1.rows.len(), r, R => {
-            let mut gate = [[0.0; OUTPUTS]; R];
-            let mut up = [[0.0; OUTPUTS]; R];
-            // SAFETY: rows and outputs are inside the job; the lanes read and written below are
-            // a multiple of LANES and inside 16 floats.
-            unsafe {
-                let x = job.gate.1.pointers::<R>(r);
-                with_decoder!(job.gate.0, d => {
-                    block::<V, _, R>(&d, run.start, run.len(), &x, &mut gate);
-                });
-                let x = job.up.1.pointers::<R>(r);
-                with_decoder!(job.up.0, d => {
-                    block::<V, _, R>(&d, run.start, run.len(), &x, &mut up);
-                });
-                for i in 0..R {
-                    let mut lanes = ([0f32; 16], [0f32; 16]);
-                    lanes.0[..OUTPUTS].copy_from_slice(&gate[i]);
-                    lanes.1[..OUTPUTS].copy_from_slice(&up[i]);
-                    for at in (0..OUTPUTS).step_by(V::LANES) {
-                        let g = V::load(lanes.0.as_ptr().add(at));
-                        let u = V::load(lanes.1.as_ptr().add(at));
-                        silu_mul(g, u).store(lanes.0.as_mut_ptr().add(at));
-                    }
-                    let row = *job.target.rows.get_unchecked(r + i) as usize;
-                    let to = job.target.base.add(row * job.target.stride + run.start);
-                    std::ptr::copy_nonoverlapping(lanes.0.as_ptr(), to, run.len());
                 }
             }
         });

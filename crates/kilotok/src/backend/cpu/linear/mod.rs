@@ -8,9 +8,7 @@ mod pack;
 
 pub(super) use decode::Gathered;
 pub(super) use dots::{OUTPUTS, block};
-pub(super) use kernel::{
-    LinearJob, Source, Store, SwigluJob, Target, Weights, for_row_runs, linear, swiglu,
-};
+pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, for_row_runs, linear};
 pub(super) use pack::{Orders, Packed};
 
 use super::workers::Compute;
@@ -93,18 +91,38 @@ impl Output {
         Self { base: buffer.as_mut_ptr(), len: buffer.len() }
     }
 
-    /// Columns `col .. col + cols` of rows `rows`, `stride` floats apart; all inside the buffer.
+    /// `len` floats from `at` on.
+    pub(super) fn part(self, at: usize, len: usize) -> Self {
+        assert!(at + len <= self.len, "part beyond the buffer");
+        // SAFETY: `at` is inside the buffer.
+        Self { base: unsafe { self.base.add(at) }, len }
+    }
+
+    /// `len` floats from `at` on, to read and write.
+    ///
+    /// # Safety
+    /// The buffer is still borrowed by whoever made this, and nobody else touches these floats
+    /// for `'a`.
+    pub(super) unsafe fn slice<'a>(self, at: usize, len: usize) -> &'a mut [f32] {
+        let part = self.part(at, len);
+        // SAFETY: inside the buffer; exclusive by the caller's word.
+        unsafe { std::slice::from_raw_parts_mut(part.base, len) }
+    }
+
+    /// Output `first` of row `r` at `col` of row `rows[r]` of the buffer, whose rows are `stride`
+    /// floats apart; `cols` outputs from there on are inside.
     pub(super) fn target(
         self,
         stride: usize,
         (col, cols): (usize, usize),
+        first: usize,
         rows: &[u32],
     ) -> Target<'_> {
         assert!(col + cols <= stride, "columns beyond the row");
         let last = rows.iter().copied().max().map_or(0, |row| row as usize * stride + col + cols);
         assert!(last <= self.len && col <= self.len, "rows beyond the buffer");
         // SAFETY: `col` is inside the buffer.
-        Target { base: unsafe { self.base.add(col) }, stride, rows }
+        Target { base: unsafe { self.base.add(col) }, first, stride, rows }
     }
 }
 
@@ -125,16 +143,16 @@ pub(super) fn apply(
     let job = LinearJob {
         weights: weights(matrix),
         source: source(matrix, x, from),
-        target: Output::new(buffer).target(stride, (col, matrix.rows), to),
-        outputs: (0, matrix.rows),
+        target: Output::new(buffer).target(stride, (col, matrix.rows), 0, to),
+        outputs: 0..matrix.rows,
         store,
     };
     let job = Shared(job);
     let work = from.len() * matrix.rows * matrix.cols;
     let kernel = compute.kernels.linear;
-    compute.over(matrix.rows, TASK_OUTPUTS, work, |outputs| {
+    compute.over(matrix.rows, TASK_OUTPUTS, work, |outputs, _| {
         let job = &job;
-        let task = LinearJob { outputs: (outputs.start, outputs.end), ..job.0 };
+        let task = LinearJob { outputs, ..job.0 };
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above
         // and the borrows of matrix, activations and `buffer` outlive the call; tasks have
         // disjoint outputs.

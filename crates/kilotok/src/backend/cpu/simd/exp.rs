@@ -48,15 +48,23 @@ pub(crate) unsafe fn sigmoid<V: Vector>(values: &mut [f32]) {
     }
 }
 
-/// `silu(gate) * up`, lane by lane.
+/// `gate = silu(gate) * up`, element by element.
 ///
 /// # Safety
 /// The CPU has the path's features.
 #[inline(always)]
-pub(crate) unsafe fn silu_mul<V: Vector>(gate: V, up: V) -> V {
-    // SAFETY: the caller vouches for the features; nothing here touches memory.
-    unsafe {
-        let e = exp(V::splat(0.0).sub(gate));
-        gate.div(V::splat(1.0).add(e)).mul(up)
+pub(crate) unsafe fn silu_mul<V: Vector>(gate: &mut [f32], up: &[f32]) {
+    let (mut g, mut u) = ([0f32; 16], [0f32; 16]);
+    for (gate, up) in gate.chunks_mut(V::LANES).zip(up.chunks(V::LANES)) {
+        g[..gate.len()].copy_from_slice(gate);
+        u[..up.len()].copy_from_slice(up);
+        // SAFETY: both arrays hold at least `LANES` floats.
+        unsafe {
+            let x = V::load(g.as_ptr());
+            let e = exp(V::splat(0.0).sub(x));
+            let silu = x.div(V::splat(1.0).add(e));
+            silu.mul(V::load(u.as_ptr())).store(g.as_mut_ptr());
+        }
+        gate.copy_from_slice(&g[..gate.len()]);
     }
 }

@@ -2,9 +2,9 @@
 #![allow(unsafe_code, reason = "the entries carry target features")]
 
 use super::super::attention::{AttendJob, attend};
-use super::super::linear::{LinearJob, SwigluJob, linear, swiglu};
+use super::super::linear::{LinearJob, linear};
 use super::super::rms_norm::{NormJob, norm};
-use super::sigmoid;
+use super::{sigmoid, silu_mul};
 
 /// Entry points of one path.
 ///
@@ -15,7 +15,7 @@ pub(crate) struct Kernels {
     /// f32 lanes of a vector.
     pub(crate) lanes: usize,
     pub(crate) linear: unsafe fn(&LinearJob),
-    pub(crate) swiglu: unsafe fn(&SwigluJob),
+    pub(crate) silu_mul: unsafe fn(&mut [f32], &[f32]),
     pub(crate) attend: unsafe fn(&mut AttendJob),
     pub(crate) norm: unsafe fn(&mut NormJob),
     pub(crate) sigmoid: unsafe fn(&mut [f32]),
@@ -33,9 +33,9 @@ macro_rules! kernels {
             }
 
             $(#[target_feature(enable = $features)])?
-            pub(super) unsafe fn swiglu_entry(job: &SwigluJob) {
+            pub(super) unsafe fn silu_mul_entry(gate: &mut [f32], up: &[f32]) {
                 // SAFETY: the contract of `Kernels`.
-                unsafe { swiglu::<$vector>(job) }
+                unsafe { silu_mul::<$vector>(gate, up) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -61,7 +61,7 @@ macro_rules! kernels {
         pub(super) static $name: Kernels = Kernels {
             lanes: <$vector as super::Vector>::LANES,
             linear: $module::linear_entry,
-            swiglu: $module::swiglu_entry,
+            silu_mul: $module::silu_mul_entry,
             attend: $module::attend_entry,
             norm: $module::norm_entry,
             sigmoid: $module::sigmoid_entry,

@@ -1,0 +1,235 @@
+//! Random models for tests and benches: any spec, any formats, the same on every machine.
+
+use std::sync::Arc;
+
+use crate::matrix::{Bytes, Format, Matrix};
+use crate::model::{
+    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertWeights, LayerWeights, MlpWeights,
+    Model, QkvWeights, Vector,
+};
+use crate::numeric::{bf16, fp8};
+use crate::spec::{DrafterSpec, LayerSpec, MlpSpec, ModelSpec, QkvLayout};
+
+/// A stored format, without its scales.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// 32-bit floats.
+    F32,
+    /// bfloat16.
+    Bf16,
+    /// e4m3 with 128 x 128 scales.
+    Fp8,
+    /// e2m1 with e8m0 scales; the columns must be a multiple of 32.
+    Mxfp4,
+}
+
+/// The format of every kind of matrix.
+#[derive(Clone, Copy, Debug)]
+pub struct Formats {
+    /// Embedding and head.
+    pub embed: Stored,
+    /// Projections to queries, keys and values.
+    pub qkv: Stored,
+    /// Output projection.
+    pub o_proj: Stored,
+    /// Dense feed-forwards.
+    pub dense: Stored,
+    /// Router.
+    pub router: Stored,
+    /// Experts.
+    pub experts: Stored,
+    /// Everything of the drafter.
+    pub drafter: Stored,
+}
+
+impl Formats {
+    /// One format for all.
+    pub fn all(stored: Stored) -> Self {
+        Self {
+            embed: stored,
+            qkv: stored,
+            o_proj: stored,
+            dense: stored,
+            router: stored,
+            experts: stored,
+            drafter: stored,
+        }
+    }
+
+    /// As MiMo-V2.5-Pro-FP4 has them (mimo_spec 3.1, 3.3).
+    pub fn mimo_fp4() -> Self {
+        Self {
+            qkv: Stored::Fp8,
+            dense: Stored::Fp8,
+            router: Stored::F32,
+            experts: Stored::Mxfp4,
+            ..Self::all(Stored::Bf16)
+        }
+    }
+}
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+pub struct Rng(pub u64);
+
+impl Rng {
+    /// The next 64 bits.
+    pub fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A number below `end`, which is not 0.
+    pub fn below(&mut self, end: usize) -> usize {
+        (self.bits() % end as u64) as usize
+    }
+
+    /// Roughly normal with standard deviation 1.
+    pub fn normal(&mut self) -> f32 {
+        let bits = self.bits();
+        let sum: u64 = (0..4).map(|i| (bits >> (16 * i)) & 0xffff).sum();
+        (sum as f32 / 65535.0 - 2.0) * 1.732
+    }
+
+    /// A vector around `mean`.
+    pub fn vector(&mut self, len: usize, mean: f32, deviation: f32) -> Vector {
+        (0..len).map(|_| mean + deviation * self.normal()).collect()
+    }
+
+    fn bytes(&mut self, len: usize) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(len + 8);
+        while bytes.len() < len {
+            bytes.extend_from_slice(&self.bits().to_le_bytes());
+        }
+        bytes.truncate(len);
+        bytes
+    }
+
+    /// A matrix whose outputs keep the scale of its inputs. `chunks`: of the FP8 scale grid.
+    pub fn matrix(&mut self, rows: usize, cols: usize, stored: Stored, chunks: usize) -> Matrix {
+        let gain = 1.0 / (cols as f32).sqrt();
+        let (data, format) = match stored {
+            Stored::F32 => {
+                let values = (0..rows * cols).flat_map(|_| (self.normal() * gain).to_le_bytes());
+                (values.collect(), Format::F32)
+            }
+            Stored::Bf16 => {
+                let value = |rng: &mut Self| bf16::encode(rng.normal() * gain).to_le_bytes();
+                ((0..rows * cols).flat_map(|_| value(self)).collect(), Format::Bf16)
+            }
+            Stored::Fp8 => {
+                let mut data = self.bytes(rows * cols);
+                // NaN codes become the largest value; 130 is the deviation of random codes.
+                data.iter_mut().filter(|b| **b & 0x7f == 0x7f).for_each(|b| *b -= 1);
+                let rows_per_chunk = rows / chunks;
+                let count = fp8::scale_count(rows, cols, rows_per_chunk);
+                let scales = self.vector(count, gain / 130.0, gain / 400.0);
+                (data, Format::Fp8 { scales, rows_per_chunk })
+            }
+            Stored::Mxfp4 => {
+                let data = self.bytes(rows * cols / 2);
+                let exponent = gain.log2().floor() as i32 - 2 + 127;
+                let mut scales = self.bytes(rows * (cols / 32));
+                for scale in &mut scales {
+                    *scale = (exponent + i32::from(*scale % 3)) as u8;
+                }
+                (data, Format::Mxfp4 { scales: Bytes::from_vec(scales) })
+            }
+        };
+        // One byte off: nothing may rely on alignment.
+        let mut shifted = vec![0];
+        shifted.extend_from_slice(&data);
+        let whole = Bytes::from_vec(shifted);
+        let data = whole.slice(1..whole.len()).unwrap_or(whole);
+        Matrix { rows, cols, data, format }
+    }
+
+    fn swiglu(&mut self, hidden: usize, inter: usize, stored: Stored) -> ExpertWeights {
+        ExpertWeights {
+            gate: self.matrix(inter, hidden, stored, 1),
+            up: self.matrix(inter, hidden, stored, 1),
+            down: self.matrix(hidden, inter, stored, 1),
+        }
+    }
+
+    fn layer(&mut self, hidden: usize, spec: &LayerSpec, formats: Formats) -> LayerWeights {
+        let a = &spec.attention;
+        let qkv = match a.layout {
+            QkvLayout::Fused { chunks } => {
+                let width = a.head_map().width;
+                QkvWeights::Fused(self.matrix(width, hidden, formats.qkv, chunks))
+            }
+            QkvLayout::Split => QkvWeights::Split(Box::new(
+                [a.heads * a.qk_dim, a.kv_heads * a.qk_dim, a.kv_heads * a.v_dim]
+                    .map(|rows| self.matrix(rows, hidden, formats.qkv, 1)),
+            )),
+        };
+        let mlp = match &spec.mlp {
+            MlpSpec::Dense { inter } => {
+                MlpWeights::Dense(self.swiglu(hidden, *inter, formats.dense))
+            }
+            MlpSpec::Moe(moe) => MlpWeights::Moe {
+                router: self.matrix(moe.experts, hidden, formats.router, 1),
+                correction_bias: self.vector(moe.experts, 0.0, 0.05),
+                experts: (0..moe.experts)
+                    .map(|_| self.swiglu(hidden, moe.inter, formats.experts))
+                    .collect(),
+            },
+        };
+        LayerWeights {
+            input_norm: self.vector(hidden, 1.0, 0.1),
+            attention: AttentionWeights {
+                qkv,
+                o_proj: self.matrix(hidden, a.heads * a.v_dim, formats.o_proj, 1),
+                sinks: a.sinks.then(|| self.vector(a.heads, 0.0, 1.0)),
+            },
+            post_norm: self.vector(hidden, 1.0, 0.1),
+            mlp,
+        }
+    }
+
+    fn drafter(&mut self, spec: &DrafterSpec, stored: Stored) -> DrafterWeights {
+        let (hidden, dim) = (spec.hidden, spec.head_dim);
+        let layers = (0..spec.layers).map(|_| DraftLayerWeights {
+            input_norm: self.vector(hidden, 1.0, 0.1),
+            q_proj: self.matrix(spec.heads * dim, hidden, stored, 1),
+            k_proj: self.matrix(spec.kv_heads * dim, hidden, stored, 1),
+            v_proj: self.matrix(spec.kv_heads * dim, hidden, stored, 1),
+            o_proj: self.matrix(hidden, spec.heads * dim, stored, 1),
+            q_norm: self.vector(dim, 1.0, 0.1),
+            k_norm: self.vector(dim, 1.0, 0.1),
+            sinks: spec.sinks.then(|| self.vector(spec.heads, 0.0, 1.0)),
+            post_norm: self.vector(hidden, 1.0, 0.1),
+            mlp: self.swiglu(hidden, spec.inter, stored),
+        });
+        let layers = layers.collect();
+        DrafterWeights {
+            fc: self.matrix(hidden, spec.taps.len() * hidden, stored, 1),
+            hidden_norm: self.vector(hidden, 1.0, 0.1),
+            norm: self.vector(hidden, 1.0, 0.1),
+            mask_embedding: self.vector(hidden, 0.0, 0.2),
+            layers,
+        }
+    }
+}
+
+/// A model of `spec` with random weights.
+pub fn random_model(spec: ModelSpec, formats: Formats, seed: u64) -> Arc<Model> {
+    let mut rng = Rng(seed);
+    let embed = rng.matrix(spec.vocab, spec.hidden, formats.embed, 1);
+    let lm_head = if spec.tied_head {
+        embed.clone()
+    } else {
+        rng.matrix(spec.vocab, spec.hidden, formats.embed, 1)
+    };
+    Arc::new(Model {
+        embed,
+        layers: spec.layers.iter().map(|l| rng.layer(spec.hidden, l, formats)).collect(),
+        norm: rng.vector(spec.hidden, 1.0, 0.1),
+        lm_head,
+        drafter: spec.drafter.as_ref().map(|d| rng.drafter(d, formats.drafter)),
+        spec,
+    })
+}
