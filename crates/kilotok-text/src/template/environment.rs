@@ -8,9 +8,9 @@ use std::fmt;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::ValueKind;
-use minijinja::{AutoEscape, Environment, Error, ErrorKind, UndefinedBehavior, Value};
+use minijinja::{AutoEscape, Environment, Error, ErrorKind, State, UndefinedBehavior, Value};
 
-use super::{Clock, RenderLimits, builtins, json, methods, number};
+use super::{Clock, RenderLimits, builtins, json, methods, repr};
 
 /// The message a template passed to `raise_exception`, carried through the engine's error.
 #[derive(Debug)]
@@ -49,10 +49,13 @@ pub(super) fn build(limits: RenderLimits, clock: Clock) -> Environment<'static> 
     environment.set_undefined_behavior(UndefinedBehavior::Lenient);
     environment.set_auto_escape_callback(|_| AutoEscape::None);
     environment.set_unknown_method_callback(methods::call);
-    environment.set_formatter(|output, state, value| match float_of(value) {
-        Some(float) => output.write_str(&number::float_repr(float)).map_err(Error::from),
-        None => minijinja::escape_formatter(output, state, value),
+    environment.set_formatter(|output, state, value| match value.kind() {
+        ValueKind::Seq | ValueKind::Map | ValueKind::Number => {
+            output.write_str(&repr::python_str(state, value)?).map_err(Error::from)
+        }
+        _ => minijinja::escape_formatter(output, state, value),
     });
+    environment.add_filter("string", |state: &State, value: &Value| repr::python_str(state, value));
     environment.add_filter("tojson", json::tojson);
     environment.add_function("raise_exception", |message: Value| -> Result<Value, Error> {
         let message = message.to_string();

@@ -134,28 +134,32 @@ pub(super) fn strip_side<'a>(
     if right { text.trim_end_matches(strip) } else { text }
 }
 
-/// Every letter after a non-letter in upper case, every other one in lower case.
+/// Every letter after a non-letter in title case, every other one in lower case.
 fn title(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    let mut in_word = false;
-    for c in text.chars() {
-        if in_word {
-            out.extend(c.to_lowercase());
-        } else {
-            push_title(&mut out, c);
-        }
-        in_word = c.is_alphabetic();
-    }
-    out
+    recase(text, |previous| previous.is_some_and(char::is_alphabetic))
 }
 
+/// The first character in title case, every other one in lower case.
 fn capitalize(text: &str) -> String {
-    let mut chars = text.chars();
+    recase(text, |previous| previous.is_some())
+}
+
+/// Lower case where `lower` says so of the character before, title case elsewhere.
+fn recase(text: &str, lower: fn(Option<char>) -> bool) -> String {
     let mut out = String::with_capacity(text.len());
-    if let Some(first) = chars.next() {
-        push_title(&mut out, first);
+    let mut previous: Option<char> = None;
+    let mut chars = text.chars().peekable();
+    while let Some(c) = chars.next() {
+        let ends_word = !chars.peek().is_some_and(|next| next.is_alphabetic());
+        if !lower(previous) {
+            push_title(&mut out, c);
+        } else if c == 'Σ' && ends_word && previous.is_some_and(char::is_alphabetic) {
+            out.push('ς');
+        } else {
+            out.extend(c.to_lowercase());
+        }
+        previous = Some(c);
     }
-    out.push_str(&chars.as_str().to_lowercase());
     out
 }
 

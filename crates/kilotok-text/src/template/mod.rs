@@ -9,6 +9,7 @@ mod environment;
 mod json;
 mod methods;
 mod number;
+mod repr;
 mod sources;
 mod stack;
 mod tags;
