@@ -66,6 +66,33 @@ fn projections_are_split_or_fused() {
     assert_eq!([qkv[0].rows, qkv[1].rows, qkv[2].rows], [64, 64, 32]);
 }
 
+/// The same tensors under the configuration that `transformers` would write.
+#[test]
+fn the_spelling_of_transformers_loads_the_same_tensors() {
+    let mut tiny = Tiny::new(19, BF16);
+    let hub = load(tiny.write().path(), None).unwrap();
+    let config = tiny.config.as_object_mut().unwrap();
+    config.retain(|key, _| {
+        !key.starts_with("swa_") && !key.starts_with("add_") && !key.contains("rot")
+    });
+    for key in ["hybrid_layer_pattern", "moe_layer_freq", "layernorm_epsilon", "rope_theta"] {
+        config.remove(key);
+    }
+    let rope = |theta: f64| json!({"rope_theta": theta, "partial_rotary_factor": 0.5});
+    for (key, value) in [
+        ("model_type", json!("mimo_v2_flash")),
+        ("rms_norm_eps", json!(1e-5)),
+        ("layer_types", json!(["full_attention", "sliding_attention", "full_attention"])),
+        ("mlp_layer_types", json!(["dense", "sparse", "sparse"])),
+        ("rope_parameters", json!({"full_attention": rope(1e7), "sliding_attention": rope(1e4)})),
+    ] {
+        config.insert(key.to_owned(), value);
+    }
+    let model = load(tiny.write().path(), None).unwrap();
+    assert_eq!(model.spec.layers, hub.spec.layers);
+    assert_eq!(format!("{:?}", model.layers), format!("{:?}", hub.layers));
+}
+
 #[test]
 fn vectors_are_widened_exactly() {
     let tiny = Tiny::new(5, PRO_FP4);

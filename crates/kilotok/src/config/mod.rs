@@ -45,7 +45,8 @@ impl DrafterChoice {
             Self::None => None,
             Self::Auto => {
                 let drafter = dir.join(DRAFTER_DIR);
-                drafter.join(FILE).exists().then_some(drafter)
+                // A folder without a configuration is an error later, not a silent "no drafter".
+                drafter.is_dir().then_some(drafter)
             }
             Self::Dir(drafter) => Some(drafter.clone()),
         }

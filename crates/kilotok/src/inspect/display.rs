@@ -64,7 +64,7 @@ impl fmt::Display for Inspection {
         )?;
         writeln!(
             f,
-            "  {:<19} {} layers, hidden {}, vocabulary {}, up to {} positions, eps {}",
+            "  {:<19} {} layers, hidden {}, vocabulary {}, up to {} positions, eps {:e}",
             "shape", m.layers, m.hidden, m.vocab, m.max_positions, m.norm_eps
         )?;
         let full = m.full_attention_layers.len();

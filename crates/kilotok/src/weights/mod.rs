@@ -1,5 +1,6 @@
 //! Checkpoint files -> [`Model`](crate::Model): weights are mapped, checked and left as stored.
 
+mod build;
 pub(crate) mod catalog;
 mod header;
 mod index;

@@ -219,3 +219,49 @@ fn config(formats: Formats) -> Value {
     }
     config
 }
+
+/// A drafter for [`Tiny`], in the spelling of MiMo-V2.5-Pro-FP4-DFlash.
+pub(crate) fn drafter_config() -> Value {
+    json!({
+        "architectures": ["DFlashDraftModel"], "model_type": "qwen3", "hidden_size": 64,
+        "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "head_dim": 16, "v_head_dim": 16, "partial_rotary_factor": 0.5,
+        "block_size": 8, "num_target_layers": 3, "vocab_size": 32, "rope_theta": 10000,
+        "max_position_embeddings": 4096, "sliding_window": 11, "rms_norm_eps": 1e-6,
+        "hidden_act": "silu", "attention_bias": false, "tie_word_embeddings": false,
+        "dflash_config": {
+            "target_layer_ids": [0, 2], "mask_token_id": 39, "use_swa": true,
+            "swa_window_size": 9, "backbone_rotary_base": 5_000_000,
+            "attention_value_scale": 0.612, "attention_sink_bias": true,
+        },
+    })
+}
+
+/// Random tensors for [`drafter_config`], in BF16.
+pub(crate) fn drafter_tensors(seed: u64) -> Vec<Stored> {
+    let mut w = Writer { random: Random::new(seed), tensors: Vec::new() };
+    let mut add = |name: String, shape: &[usize]| w.add(name, "BF16", shape.to_vec());
+    add("fc.weight".to_owned(), &[HIDDEN, 2 * HIDDEN]);
+    add("hidden_norm.weight".to_owned(), &[HIDDEN]);
+    add("norm.weight".to_owned(), &[HIDDEN]);
+    for layer in 0..2 {
+        let tensors: [(&str, &[usize]); 12] = [
+            ("input_layernorm.weight", &[HIDDEN]),
+            ("post_attention_layernorm.weight", &[HIDDEN]),
+            ("self_attn.q_proj.weight", &[64, HIDDEN]),
+            ("self_attn.k_proj.weight", &[32, HIDDEN]),
+            ("self_attn.v_proj.weight", &[32, HIDDEN]),
+            ("self_attn.o_proj.weight", &[HIDDEN, 64]),
+            ("self_attn.q_norm.weight", &[16]),
+            ("self_attn.k_norm.weight", &[16]),
+            ("self_attn.attention_sink_bias", &[4]),
+            ("mlp.gate_proj.weight", &[40, HIDDEN]),
+            ("mlp.up_proj.weight", &[40, HIDDEN]),
+            ("mlp.down_proj.weight", &[HIDDEN, 40]),
+        ];
+        for (name, shape) in tensors {
+            add(format!("layers.{layer}.{name}"), shape);
+        }
+    }
+    w.tensors
+}

@@ -11,8 +11,8 @@ mod tests;
 
 use std::path::Path;
 
+use super::build::widen;
 use super::catalog::{Access, Catalog};
-use super::loader::widen;
 use super::names::MASK_EMBEDDING;
 use super::resolve::Storage;
 use super::tensor::{Dtype, TensorData, num_bytes};
