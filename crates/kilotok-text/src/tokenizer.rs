@@ -1,6 +1,7 @@
 //! `tokenizer.json` and the special tokens around it.
 
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::path::Path;
 use std::sync::OnceLock;
 
@@ -85,7 +86,8 @@ impl Tokenizer {
         eos_ids.sort_unstable();
         eos_ids.dedup();
         let byte_level = matches!(inner.get_decoder(), Some(DecoderWrapper::ByteLevel(_)));
-        let vocab_size = inner.get_vocab(true).into_values().max().map_or(0, |max| max + 1);
+        let vocab_size =
+            inner.get_vocab(true).into_values().max().map_or(0, |max| max.saturating_add(1));
         Self { inner, plain: OnceLock::new(), byte_level, special_tokens, eos_ids, vocab_size }
     }
 
@@ -103,10 +105,9 @@ impl Tokenizer {
                 plain
             })
         };
-        let encoding = tokenizer
-            .encode_fast(text, options.add_special_tokens)
-            .map_err(|error| refused("encode", &error))?;
-        Ok(encoding.get_ids().to_vec())
+        contained(|| tokenizer.encode_fast(text, options.add_special_tokens))
+            .map(|encoding| encoding.get_ids().to_vec())
+            .map_err(|reason| TextError::Tokenizer { operation: "encode", reason })
     }
 
     /// Token ids to text. Ids without a token (the padding rows of a model's vocabulary) decode to
@@ -115,7 +116,8 @@ impl Tokenizer {
     /// # Errors
     /// [`TextError::Tokenizer`] when the decoder fails.
     pub fn decode(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String, TextError> {
-        self.inner.decode(ids, skip_special_tokens).map_err(|error| refused("decode", &error))
+        contained(|| self.inner.decode(ids, skip_special_tokens))
+            .map_err(|reason| TextError::Tokenizer { operation: "decode", reason })
     }
 
     /// The bytes a token stands for, in a byte-level tokenizer exactly; otherwise the token decoded
@@ -170,12 +172,16 @@ impl Tokenizer {
 }
 
 fn parse(json: &[u8]) -> Result<tokenizers::Tokenizer, String> {
-    tokenizers::Tokenizer::from_bytes(json)
-        .map_err(|error| format!("expected a tokenizer.json of format 1.0: {error}"))
+    contained(|| tokenizers::Tokenizer::from_bytes(json))
+        .map_err(|reason| format!("expected a tokenizer.json of format 1.0: {reason}"))
 }
 
-fn refused(operation: &'static str, error: &tokenizers::Error) -> TextError {
-    TextError::Tokenizer { operation, reason: error.to_string() }
+/// Runs the library, which panics on some damaged files, and makes every failure a reason.
+fn contained<T>(work: impl FnOnce() -> tokenizers::Result<T>) -> Result<T, String> {
+    match std::panic::catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result.map_err(|error| error.to_string()),
+        Err(_) => Err("the tokenizer library panicked; the file is damaged".to_owned()),
+    }
 }
 
 /// Adds tokens that only `added_tokens_decoder` lists. The library numbers new tokens itself, so

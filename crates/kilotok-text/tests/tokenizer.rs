@@ -125,3 +125,37 @@ proptest! {
         prop_assert_eq!(tokenizer.decode(&ids, false).unwrap(), text);
     }
 }
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1500))]
+
+    /// A damaged file loads or is refused; whatever loads must work on text and ids.
+    #[test]
+    fn a_damaged_file_never_panics(
+        at in any::<prop::sample::Index>(), byte in any::<u8>(), digits in "[0-9]{1,10}", kind in 0..3,
+    ) {
+        let mut json = byte_level_json().to_string().into_bytes();
+        let at = at.index(json.len());
+        match kind {
+            0 => json[at] = byte,
+            1 => json.truncate(at),
+            _ => {
+                // Another id, in place of a number of the vocabulary.
+                let from = json.iter().skip(at).position(u8::is_ascii_digit).map(|i| i + at);
+                let from = from.unwrap_or(0);
+                let width = json[from..].iter().take_while(|b| b.is_ascii_digit()).count();
+                json.splice(from..from + width, digits.bytes());
+            }
+        }
+        if let Ok(tokenizer) = Tokenizer::from_json(&json) {
+            for parse_special in [true, false] {
+                let options = EncodeOptions { add_special_tokens: true, parse_special };
+                if let Ok(ids) = tokenizer.encode("hello<|im_end|> é🙂", options) {
+                    let _ = tokenizer.decode(&ids, true);
+                }
+            }
+            let _ = tokenizer.decode(&[0, 5, u32::MAX], false);
+            prop_assert!(tokenizer.token_bytes(u32::MAX).is_none() || tokenizer.vocab_size() == 0);
+        }
+    }
+}
