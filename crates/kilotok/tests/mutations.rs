@@ -45,6 +45,7 @@ fn check_matrix(matrix: &Matrix) {
             let rows = chunks * rows_per_chunk.div_ceil(128);
             assert_eq!(scales.len(), rows * matrix.cols.div_ceil(128));
             assert!(scales.iter().all(|scale| scale.is_finite()));
+            assert!(!matrix.data.as_slice().iter().any(|byte| byte & 0x7f == 0x7f));
             elements
         }
         Format::Mxfp4 { scales } => {

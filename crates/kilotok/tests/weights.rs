@@ -305,6 +305,14 @@ fn scales_that_are_not_numbers_are_named() {
         let error = error_of(&tiny);
         assert!(error.contains(name), "{error}");
     }
+    for bad in [0x7f, 0xff] {
+        let name = "model.layers.1.self_attn.qkv_proj.weight";
+        let mut tiny = Tiny::new(20, PRO_FP4);
+        tiny.tensor(name).bytes[4099] = bad;
+        let error = error_of(&tiny);
+        assert!(error.contains(name) && error.contains("element byte 4099"), "{error}");
+    }
+
     let name = "model.layers.0.input_layernorm.weight";
     let mut tiny = Tiny::new(12, PRO_FP4);
     tiny.tensor(name).bytes[2..4].copy_from_slice(&[0xc0, 0x7f]);

@@ -80,7 +80,7 @@ pub(super) fn read(mut top: Fields<'_>, target: &ModelSpec) -> Result<DrafterSpe
     // An older drafter keeps everything at the top level.
     let empty = serde_json::Map::new();
     let nested = top.object("dflash_config")?;
-    let nested = nested.unwrap_or_else(|| Fields::new("config.json", &empty));
+    let nested = nested.unwrap_or_else(|| Fields::new(top.file(), &empty));
     let mut at = Places { nested, top };
     unsupported_switches(&mut at)?;
     let layers = at.top.need_int("num_hidden_layers", 1..=limits::LAYERS)?;

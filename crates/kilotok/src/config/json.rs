@@ -95,6 +95,11 @@ impl<'a> Fields<'a> {
         Self { file, path: String::new(), map, read: HashSet::new() }
     }
 
+    /// The file that the object is in.
+    pub(crate) fn file(&self) -> &'a str {
+        self.file
+    }
+
     /// The error for `key`.
     pub(crate) fn error(&self, key: &str, reason: impl Into<String>) -> Error {
         Error::model_format(format!("{}: {}{key}", self.file, self.path), reason)

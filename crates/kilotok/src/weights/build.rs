@@ -1,10 +1,7 @@
 //! Weights from the tensors of one catalog.
 
-use std::collections::BTreeMap;
-use std::ops::Range;
-
 use super::catalog::{Catalog, Entry};
-use super::progress::Wanted;
+use super::progress::{Check, Kept};
 use super::resolve::{Found, Resolver, Storage};
 use super::table::{
     Demand, DraftLayerTable, DrafterTable, LayerTable, MlpTable, Part, Place, Shape, SwiGlu,
@@ -43,19 +40,13 @@ pub(super) fn widen(bytes: &[u8], storage: Storage) -> Vector {
 /// Turns demanded tensors into weights, and remembers what it used.
 pub(super) struct Builder<'c> {
     pub(super) resolver: Resolver<'c>,
-    /// Mapped bytes in use: source number -> ranges.
-    ranges: BTreeMap<usize, Vec<Range<usize>>>,
-    /// MXFP4 scales and their places, for the check that needs their bytes.
-    pub(super) scales: Vec<(String, Bytes)>,
+    /// Bytes in use.
+    pub(super) kept: Vec<Kept>,
 }
 
 impl<'c> Builder<'c> {
     pub(super) fn new(catalog: &'c Catalog, quantization: Quantization) -> Self {
-        Self {
-            resolver: Resolver::new(catalog, quantization),
-            ranges: BTreeMap::new(),
-            scales: Vec::new(),
-        }
+        Self { resolver: Resolver::new(catalog, quantization), kept: Vec::new() }
     }
 
     /// Checks that every demanded tensor is there, and nothing else but `skipped` prefixes.
@@ -70,27 +61,18 @@ impl<'c> Builder<'c> {
         self.resolver.catalog.reject_leftovers(&self.resolver.used, skipped)
     }
 
-    fn bytes(&mut self, name: &str, entry: &Entry) -> Result<Bytes> {
-        if let Some((source, range)) = entry.mapped() {
-            if !range.is_empty() {
-                self.ranges.entry(source).or_default().push(range);
-            }
-        }
-        self.resolver.catalog.bytes(name, entry)
-    }
-
-    pub(super) fn wanted(&mut self) -> Vec<Wanted> {
-        std::mem::take(&mut self.ranges)
-            .into_iter()
-            .filter_map(|(source, ranges)| {
-                let (file, map) = self.resolver.catalog.source_map(source)?;
-                Some(Wanted { file, map, ranges })
-            })
-            .collect()
+    /// Bytes that the model keeps.
+    fn keep(&mut self, name: &str, entry: &Entry, check: Check) -> Result<Bytes> {
+        let catalog = self.resolver.catalog;
+        let bytes = catalog.bytes(name, entry)?;
+        let at = entry.mapped().map(|(source, range)| (source, range.start));
+        let place = catalog.place(name, entry);
+        self.kept.push(Kept { place, bytes: bytes.clone(), check, at });
+        Ok(bytes)
     }
 
     fn floats(&mut self, name: &str, entry: &Entry, storage: Storage) -> Result<Vector> {
-        let values = widen(self.bytes(name, entry)?.as_slice(), storage);
+        let values = widen(self.keep(name, entry, Check::None)?.as_slice(), storage);
         if let Some(at) = values.iter().position(|value| value.is_nan()) {
             return Err(Error::model_format(
                 self.resolver.catalog.place(name, entry),
@@ -124,7 +106,8 @@ impl<'c> Builder<'c> {
             return Err(Error::model_format(&demand.name, "expected a matrix"));
         };
         let Found { storage, weight: (name, entry), scale } = self.resolver.find(demand)?;
-        let data = self.bytes(&name, entry)?;
+        let check = if storage == Storage::Fp8 { Check::E4m3 } else { Check::None };
+        let data = self.keep(&name, entry, check)?;
         let format = match (storage, scale) {
             (Storage::Fp8, Some((name, entry))) => {
                 let scales = self.floats(&name, entry, Storage::F32)?;
@@ -137,8 +120,7 @@ impl<'c> Builder<'c> {
                 Format::Fp8 { scales, rows_per_chunk }
             }
             (Storage::Mxfp4, Some((name, entry))) => {
-                let scales = self.bytes(&name, entry)?;
-                self.scales.push((self.resolver.catalog.place(&name, entry), scales.clone()));
+                let scales = self.keep(&name, entry, Check::E8m0)?;
                 Format::Mxfp4 { scales }
             }
             (Storage::F32, _) => Format::F32,

@@ -6,17 +6,13 @@ use super::build::{Builder, row_of};
 use super::catalog::{Access, Catalog};
 use super::mask_embedding;
 use super::names;
-use super::progress::{Progress, Wanted, make_resident};
+use super::progress::{Progress, make_resident};
 use super::resolve::check_demand;
 use super::table::{DrafterTable, ModelTable};
 use super::tensor::TensorData;
 use crate::config::{self, Announced, DrafterChoice, Quantization, Texts};
-use crate::error::{Error, Result};
-use crate::matrix::Bytes;
+use crate::error::Result;
 use crate::model::{Model, Vector};
-
-/// e8m0 byte that stands for NaN.
-const E8M0_NAN: u8 = 255;
 
 /// What to load.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,7 +36,7 @@ pub struct DrafterTensors {
 /// memory-mapped, weights stay in their stored formats, and every page of them is touched.
 ///
 /// # Errors
-/// [`Error::Io`] and [`Error::ModelFormat`] naming the file, and the key or tensor to blame.
+/// [`crate::Error::Io`] and [`crate::Error::ModelFormat`] naming the file, and the key or tensor to blame.
 pub fn load(dir: &Path, progress: Option<&mut dyn FnMut(Progress)>) -> Result<Model> {
     load_with(dir, &LoadOptions::default(), progress)
 }
@@ -68,17 +64,14 @@ pub fn load_with(
             Some((Builder::new(&sidecar, Quantization::default()), mask))
         }
     };
-    let (model, wanted) = assemble(announced, target, drafter)?;
     let mut ignore = |_: Progress| {};
-    make_resident(wanted, progress.unwrap_or(&mut ignore));
-    check_mxfp4_scales(&model)?;
-    Ok(model.model)
+    assemble(announced, target, drafter, progress.unwrap_or(&mut ignore))
 }
 
 /// Builds a model from tensors in memory; `config_json` and names are those of a checkpoint.
 ///
 /// # Errors
-/// [`Error::ModelFormat`] naming the key or tensor to blame.
+/// [`crate::Error::ModelFormat`] naming the key or tensor to blame.
 pub fn from_tensors(
     config_json: &str,
     tensors: impl IntoIterator<Item = (String, TensorData)>,
@@ -107,9 +100,7 @@ pub fn from_tensors(
             Some((Builder::new(&sidecar, Quantization::default()), mask))
         }
     };
-    let (model, _) = assemble(announced, target, drafter)?;
-    check_mxfp4_scales(&model)?;
-    Ok(model.model)
+    assemble(announced, target, drafter, &mut |_| {})
 }
 
 /// Opens a drafter's weight files and its sidecar embedding of masked rows.
@@ -131,29 +122,12 @@ pub(crate) fn open_drafter(
     Ok((catalog, mask))
 }
 
-/// A model and the names of its MXFP4 scales, for the check that needs their bytes.
-struct Assembled {
-    model: Model,
-    scales: Vec<(String, Bytes)>,
-}
-
-fn check_mxfp4_scales(assembled: &Assembled) -> Result<()> {
-    use rayon::prelude::*;
-    let bad = assembled.scales.par_iter().find_map_first(|(place, bytes)| {
-        let at = bytes.as_slice().iter().position(|&byte| byte == E8M0_NAN)?;
-        Some(Error::model_format(
-            place.clone(),
-            format!("scale byte {at} is 255, which is NaN in e8m0"),
-        ))
-    });
-    bad.map_or(Ok(()), Err)
-}
-
 fn assemble(
     announced: Announced,
     mut target: Builder<'_>,
     drafter: Option<(Builder<'_>, Option<Vector>)>,
-) -> Result<(Assembled, Vec<Wanted>)> {
+    report: &mut dyn FnMut(Progress),
+) -> Result<Model> {
     let spec = announced.spec;
     check_demand(&spec, target.resolver.catalog)?;
     let table = ModelTable::new(&spec);
@@ -167,8 +141,7 @@ fn assemble(
         Some(head) => target.matrix(head)?,
         None => embed.clone(),
     };
-    let mut wanted = target.wanted();
-    let mut scales = target.scales;
+    let mut residents = vec![(target.kept, target.resolver.catalog)];
     let drafter = match (&spec.drafter, drafter) {
         (Some(draft_spec), Some((mut loader, sidecar))) => {
             let table = DrafterTable::new(draft_spec);
@@ -180,12 +153,12 @@ fn assemble(
                 None => row_of(&embed, draft_spec.mask_token_id as usize),
             };
             let weights = loader.drafter(&table, mask)?;
-            wanted.extend(loader.wanted());
-            scales.extend(loader.scales);
+            let catalog = loader.resolver.catalog;
+            residents.push((loader.kept, catalog));
             Some(weights)
         }
         _ => None,
     };
-    let model = Model { spec, embed, layers, norm, lm_head, drafter };
-    Ok((Assembled { model, scales }, wanted))
+    make_resident(residents, report)?;
+    Ok(Model { spec, embed, layers, norm, lm_head, drafter })
 }
