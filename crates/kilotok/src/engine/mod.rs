@@ -1,6 +1,7 @@
 //! The engine: requests in, token streams out, one thread that plans and runs rounds.
 
 mod active;
+mod builder;
 mod config;
 mod event;
 mod pages;
@@ -18,6 +19,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
+pub use builder::{BackendInfo, Device, EngineBuilder};
 pub use config::{EngineConfig, Speculation};
 pub use event::{Event, FinishReason, Finished, Token};
 pub use receipt::Receipt;
@@ -52,6 +54,7 @@ pub struct Engine {
     info: ModelInfo,
     limits: Limits,
     config: EngineConfig,
+    backend: BackendInfo,
     next_id: AtomicU64,
 }
 
@@ -77,6 +80,7 @@ impl Engine {
             info,
             limits,
             config,
+            backend: BackendInfo::default(),
             next_id: AtomicU64::new(0),
         })
     }
@@ -154,6 +158,11 @@ impl Engine {
     /// What the backend was built to hold.
     pub fn limits(&self) -> Limits {
         self.limits
+    }
+
+    /// Where the model runs; empty where the caller made the backend.
+    pub fn backend(&self) -> &BackendInfo {
+        &self.backend
     }
 
     /// Whether requests can succeed.

@@ -1,0 +1,242 @@
+//! From a checkpoint directory to a running engine.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::{Engine, EngineConfig, ModelInfo, Speculation};
+use crate::backend::cpu::{CpuConfig, CpuExecutor, Simd};
+use crate::backend::{Limits, Rounds};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::weights::{self, DrafterChoice, LoadOptions, Progress};
+
+/// Where a model runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Device {
+    /// The best device that can run the model.
+    #[default]
+    Auto,
+    /// The CPU backend.
+    Cpu,
+    /// A GPU.
+    Cuda,
+}
+
+/// Where a model runs and what that holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendInfo {
+    /// `cpu`.
+    pub device: &'static str,
+    /// Instruction set of the CPU backend.
+    pub simd: String,
+    /// Threads that compute.
+    pub threads: usize,
+    /// Bytes held by purpose, weights aside.
+    pub memory: Vec<(&'static str, usize)>,
+}
+
+/// Rows of one CPU round: enough for a block of 8 from 8 sequences.
+const MAX_ROWS: usize = 64;
+
+/// Positions of one page of the full-attention cache.
+const PAGE_SIZE: usize = 16;
+
+/// Positions of one sequence where the caller does not say; checkpoints claim up to a million.
+const DEFAULT_POSITIONS: usize = 8192;
+
+enum Source {
+    Directory(PathBuf),
+    Loaded(Arc<Model>),
+}
+
+/// Describes an engine; every setting has a default but the model.
+#[must_use]
+pub struct EngineBuilder {
+    source: Source,
+    drafter: DrafterChoice,
+    device: Device,
+    threads: Option<usize>,
+    simd: Option<Simd>,
+    max_batch: usize,
+    max_positions: Option<usize>,
+    kv_positions: Option<usize>,
+    config: EngineConfig,
+}
+
+impl Engine {
+    /// An engine over a checkpoint directory.
+    pub fn builder(directory: impl Into<PathBuf>) -> EngineBuilder {
+        EngineBuilder::new(Source::Directory(directory.into()))
+    }
+
+    /// An engine over a model that is in memory already.
+    pub fn from_model(model: Arc<Model>) -> EngineBuilder {
+        EngineBuilder::new(Source::Loaded(model))
+    }
+}
+
+impl EngineBuilder {
+    fn new(source: Source) -> Self {
+        Self {
+            source,
+            drafter: DrafterChoice::Auto,
+            device: Device::Auto,
+            threads: None,
+            simd: None,
+            max_batch: 16,
+            max_positions: None,
+            kv_positions: None,
+            config: EngineConfig::default(),
+        }
+    }
+
+    /// Where to run.
+    pub fn device(mut self, device: Device) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// Which drafter to load: the checkpoint's own, none, or another directory.
+    pub fn drafter(mut self, drafter: DrafterChoice) -> Self {
+        self.drafter = drafter;
+        self
+    }
+
+    /// Speculation of requests that do not say.
+    pub fn speculation(mut self, speculation: Speculation) -> Self {
+        self.config.speculation = speculation;
+        self
+    }
+
+    /// CPU threads; the default is all cores.
+    pub fn threads(mut self, threads: usize) -> Self {
+        self.threads = Some(threads);
+        self
+    }
+
+    /// SIMD path of the CPU backend; the default is the widest that the machine has.
+    pub fn simd(mut self, simd: Simd) -> Self {
+        self.simd = Some(simd);
+        self
+    }
+
+    /// Sequences at once, 1 to 64.
+    pub fn max_batch(mut self, sequences: usize) -> Self {
+        self.max_batch = sequences;
+        self
+    }
+
+    /// Positions of one sequence, prompt and output together.
+    pub fn max_positions(mut self, positions: usize) -> Self {
+        self.max_positions = Some(positions);
+        self
+    }
+
+    /// Positions of all sequences together: the page budget of the full-attention cache. The
+    /// default is four sequences of full length.
+    pub fn kv_positions(mut self, positions: usize) -> Self {
+        self.kv_positions = Some(positions);
+        self
+    }
+
+    /// Requests that may wait.
+    pub fn queue_capacity(mut self, requests: usize) -> Self {
+        self.config.queue_capacity = requests;
+        self
+    }
+
+    /// Prompt positions fed in one round at most; 0 (the default) uses every free row.
+    pub fn prefill_chunk(mut self, positions: usize) -> Self {
+        self.config.prefill_chunk = positions;
+        self
+    }
+
+    /// Checks the settings and loads the weights now instead of in `build`, for callers that want
+    /// to look at the model first.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn load(&mut self, progress: Option<&mut dyn FnMut(Progress)>) -> Result<Arc<Model>> {
+        self.check()?;
+        let model = match &self.source {
+            Source::Directory(directory) => {
+                let options = LoadOptions { drafter: self.drafter.clone() };
+                Arc::new(weights::load_with(directory, &options, progress)?)
+            }
+            Source::Loaded(model) => Arc::clone(model),
+        };
+        self.source = Source::Loaded(Arc::clone(&model));
+        Ok(model)
+    }
+
+    /// What can be said before any weight is read.
+    fn check(&self) -> Result<()> {
+        if self.device == Device::Cuda {
+            return Err(Error::NoGpu {
+                reason: "this version runs models on the CPU only; `kilotok doctor` shows what \
+                         the GPU side can do"
+                    .into(),
+            });
+        }
+        within("max_batch", self.max_batch, MAX_ROWS)?;
+        if let Some(threads) = self.threads {
+            within("threads", threads, 1024)?;
+        }
+        Ok(())
+    }
+
+    /// Loads and starts.
+    ///
+    /// # Errors
+    /// Whatever keeps the checkpoint from being read or the engine from fitting.
+    pub fn build(self) -> Result<Engine> {
+        self.build_with(None)
+    }
+
+    /// Like [`EngineBuilder::build`], reporting bytes as they are loaded.
+    ///
+    /// # Errors
+    /// As [`EngineBuilder::build`].
+    pub fn build_with(mut self, progress: Option<&mut dyn FnMut(Progress)>) -> Result<Engine> {
+        let model = self.load(progress)?;
+        let spec = &model.spec;
+        let max_positions =
+            self.max_positions.unwrap_or_else(|| spec.max_positions.min(DEFAULT_POSITIONS));
+        within("max_positions", max_positions, spec.max_positions)?;
+        let kv_positions = self.kv_positions.unwrap_or(max_positions.saturating_mul(4));
+        if kv_positions == 0 {
+            return Err(Error::invalid("kv_positions", "0 is not at least 1"));
+        }
+        let limits = Limits {
+            max_rows: MAX_ROWS,
+            slots: self.max_batch,
+            pages: kv_positions.div_ceil(PAGE_SIZE),
+            page_size: PAGE_SIZE,
+            max_positions,
+        };
+        let info = ModelInfo {
+            vocab: spec.vocab,
+            eos_token_ids: spec.eos_token_ids.clone(),
+            max_drafts: spec.drafter.as_ref().map_or(0, |d| d.block_size - 1),
+        };
+        let config = CpuConfig { threads: self.threads, simd: self.simd, limits };
+        let executor = CpuExecutor::new(Arc::clone(&model), config)?;
+        let backend = BackendInfo {
+            device: "cpu",
+            simd: executor.simd().to_string(),
+            threads: executor.threads(),
+            memory: executor.memory(),
+        };
+        let mut engine = Engine::start(Box::new(Rounds::new(executor)), info, self.config)?;
+        engine.backend = backend;
+        Ok(engine)
+    }
+}
+
+fn within(name: &str, value: usize, most: usize) -> Result<()> {
+    if (1..=most).contains(&value) {
+        Ok(())
+    } else {
+        Err(Error::invalid(name, format!("{value} is not within [1, {most}]")))
+    }
+}
