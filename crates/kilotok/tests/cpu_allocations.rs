@@ -5,8 +5,11 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use kilotok::SamplingParams;
 use kilotok::backend::cpu::{CpuConfig, CpuExecutor, Simd};
-use kilotok::backend::{DraftBlock, Executor, Limits, Row};
+use kilotok::backend::{
+    Backend, DraftBlock, Executor, Limits, Report, Rounds, Row, SequenceInit, Work,
+};
 use kilotok::testing::{Formats, random_model};
 use kilotok::{
     AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout, RopeSpec,
@@ -121,5 +124,45 @@ fn law_4_rounds_allocate_nothing() {
             executor.draft(&[block(0), block(1)], &mut drafts);
         }
         assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "{simd}");
+        backend_rounds_allocate_nothing(executor);
     }
+}
+
+/// The same of whole rounds: greedy beside sampled with every filter and penalty. Counted in one
+/// test with the executor's, because tests of one program share its allocator.
+fn backend_rounds_allocate_nothing(executor: CpuExecutor) {
+    let mut backend = Rounds::new(executor);
+    let params = [
+        SamplingParams { max_tokens: 200, ..SamplingParams::default() },
+        SamplingParams {
+            temperature: 0.9,
+            top_k: 50,
+            top_p: 0.9,
+            min_p: 0.01,
+            repetition_penalty: 1.1,
+            frequency_penalty: 0.1,
+            logit_bias: vec![(3, 1.0)],
+            max_tokens: 200,
+            ..SamplingParams::default()
+        },
+    ];
+    let mut report = Report::default();
+    for (slot, params) in (0..2).zip(params) {
+        let sequence = SequenceInit {
+            prompt: vec![5, 6, 7],
+            params,
+            seed: 9,
+            stop_tokens: vec![],
+            pages: (slot * 32..slot * 32 + 32).collect(),
+            speculative: true,
+        };
+        backend.open(slot, sequence).unwrap();
+        backend.run(&[Work::Prefill { slot, start: 0, len: 3 }], 1, &mut report).unwrap();
+    }
+    let plan = [0, 1].map(|slot| Work::Decode { slot, drafts: 7 });
+    backend.run(&plan, 8, &mut report).unwrap();
+    let before = ALLOCATIONS.load(Ordering::SeqCst);
+    backend.run(&plan, 8, &mut report).unwrap();
+    assert_eq!((report.rounds, report.tokens.is_empty()), (8, false));
+    assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "rounds");
 }
