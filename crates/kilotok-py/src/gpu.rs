@@ -1,10 +1,12 @@
 //! What the GPU layer knows, as Python dictionaries.
 
+use kilotok::Error;
 use kilotok_gpu::{DeviceInfo, GpuError, GpuReport, ImageFit, Probe};
 use kilotok_kernels::Coverage;
-use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
+
+use crate::errors::raised;
 
 /// Describe the driver, the GPUs and the embedded kernels; launches nothing and never fails for lack of a GPU.
 ///
@@ -76,7 +78,7 @@ pub(crate) fn gpu_report(py: Python<'_>) -> PyResult<Bound<'_, PyDict>> {
 ///
 /// Raises
 /// ------
-/// RuntimeError
+/// NoGpuError
 ///     No driver, no GPU, no kernels in this build, or a wrong result; the message says which.
 #[pyfunction]
 #[pyo3(signature = (device = 0))]
@@ -111,5 +113,5 @@ fn device_dict<'py>(py: Python<'py>, device: &DeviceInfo) -> PyResult<Bound<'py,
 }
 
 fn failed(error: &GpuError) -> PyErr {
-    PyRuntimeError::new_err(error.to_string())
+    raised(Error::NoGpu { reason: error.to_string() })
 }

@@ -1,0 +1,484 @@
+"""The engine as Python sees it."""
+
+import json
+import os
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self, TypedDict, Unpack, overload
+
+from kilotok import _core
+from kilotok.chat import Message, template_input
+from kilotok.errors import InvalidRequestError
+from kilotok.generation import Generation
+from kilotok.loading import resolve
+from kilotok.output import Output, Piece
+from kilotok.progress import ProgressCallback, callback_for
+from kilotok.prompts import Prompts, as_prompts
+from kilotok.sampling import SamplingParams
+from kilotok.tensors import raw_tensors
+
+__all__ = ["Engine", "EngineOptions", "Speculation"]
+
+#: ``"off"``, ``"auto"``, or the rows of a block: the anchor and the drafted tokens.
+Speculation = Literal["off", "auto"] | int
+
+
+class EngineOptions(TypedDict, total=False):
+    """Keyword arguments that every way of making an `Engine` takes; see there."""
+
+    device: str
+    speculation: Speculation
+    threads: int | None
+    max_batch: int | None
+    max_positions: int | None
+    kv_tokens: int | None
+    prefill_chunk: int | None
+    progress: bool | ProgressCallback
+    simd: str | None
+
+
+class Engine:
+    r"""A loaded model that answers requests from any number of threads and tasks.
+
+    Parameters
+    ----------
+    model : str, path or None
+        A checkpoint directory, a Hugging Face hub id, or ``None`` for the demo checkpoint.
+    drafter : "auto", path or None
+        Where the DFlash drafter is: ``"auto"`` takes the checkpoint's own if it has one.
+    revision : str, optional
+        Branch, tag or commit of a hub id.
+    device : str
+        ``"auto"`` or ``"cpu"``.
+    speculation : "off", "auto" or int
+        Rows of a block (anchor and drafted tokens); ``"auto"`` adapts it to measured acceptance
+        and cost. The tokens are the same whatever is chosen. A request may choose its own.
+    threads : int, optional
+        Threads that compute; all cores by default.
+    max_batch : int, optional
+        Sequences that run at once; more wait in a bounded queue.
+    max_positions : int, optional
+        Longest sequence, prompt and output together; by default the model's own limit, but no
+        more than 8192.
+    kv_tokens : int, optional
+        Positions that the cache holds for all sequences together; four of full length by default.
+    prefill_chunk : int, optional
+        Prompt positions fed in one round at most; as many as fit by default.
+    progress : bool or callable
+        A bar on stderr where that is a terminal, or a function of (bytes done, bytes in all).
+    simd : str, optional
+        Instruction set of the CPU backend: ``"avx512"``, ``"avx2"``, ``"neon"`` or ``"scalar"``;
+        the best one here by default.
+
+    Raises
+    ------
+    ModelFormatError
+        The checkpoint is missing, damaged or not understood.
+    InvalidRequestError
+        An option is out of range.
+    OutOfMemoryError
+        The cache does not fit.
+    NoGpuError
+        A GPU was asked for and none can be used.
+
+    Examples
+    --------
+    >>> with Engine() as engine:  # doctest: +SKIP
+    ...     print(engine.generate("import os\\n").text)
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None = None,
+        *,
+        drafter: str | os.PathLike[str] | None = "auto",
+        revision: str | None = None,
+        device: str = "auto",
+        speculation: Speculation = "auto",
+        threads: int | None = None,
+        max_batch: int | None = None,
+        max_positions: int | None = None,
+        kv_tokens: int | None = None,
+        prefill_chunk: int | None = None,
+        progress: bool | ProgressCallback = True,
+        simd: str | None = None,
+    ) -> None:
+        directory = resolve(model, revision=revision)
+        if drafter is not None and drafter != "auto":
+            drafter = str(resolve(drafter))
+        options = _options(
+            label=f"loading {directory.name}",
+            device=device,
+            speculation=speculation,
+            threads=threads,
+            max_batch=max_batch,
+            max_positions=max_positions,
+            kv_tokens=kv_tokens,
+            prefill_chunk=prefill_chunk,
+            progress=progress,
+            simd=simd,
+        )
+        self._core = _core.open_engine(str(directory), options, drafter)
+
+    @classmethod
+    def from_tensors(
+        cls,
+        config: Mapping[str, Any],
+        tensors: Mapping[str, Any],
+        *,
+        drafter: tuple[Mapping[str, Any], Mapping[str, Any]] | None = None,
+        tokenizer: str | os.PathLike[str] | None = None,
+        **options: Unpack[EngineOptions],
+    ) -> Self:
+        """Make an engine from tensors in memory.
+
+        Parameters
+        ----------
+        config : mapping
+            Contents of `config.json`.
+        tensors : mapping of str to numpy.ndarray or torch.Tensor
+            Named and laid out as in a checkpoint. They are used in place where they are contiguous
+            and in host memory: do not change them while the engine lives.
+        drafter : (mapping, mapping), optional
+            Config and tensors of a DFlash drafter.
+        tokenizer : path, optional
+            Directory with tokenizer files; without one, token ids go in and come out.
+        **options
+            As in `Engine`.
+        """
+        engine = cls.__new__(cls)
+        engine._core = _core.engine_from_tensors(
+            _json("config", config),
+            raw_tensors(tensors),
+            _options(label="loading", **options),
+            None if drafter is None else (_json("drafter", drafter[0]), raw_tensors(drafter[1])),
+            None if tokenizer is None else str(Path(tokenizer)),
+        )
+        return engine
+
+    @overload
+    def generate(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> Output: ...
+
+    @overload
+    def generate(
+        self,
+        prompt: list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> list[Output]: ...
+
+    def generate(
+        self,
+        prompt: Prompts,
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> Output | list[Output]:
+        """Generate to the end.
+
+        Parameters
+        ----------
+        prompt : str, list of str, token ids, or list of token ids
+            One prompt, or several that run as one batch.
+        params : SamplingParams, optional
+            Greedy decoding of 128 tokens by default.
+        speculation : "off", "auto" or int, optional
+            For these requests, in place of the engine's.
+
+        Returns
+        -------
+        Output or list of Output
+            A list in gives a list out, in order.
+
+        Raises
+        ------
+        InvalidRequestError
+            Names the parameter that is out of range.
+        OutOfMemoryError
+            The request can never fit into the cache, or the queue is full.
+        EngineDeadError
+            The engine was closed or has failed.
+        """
+        prompts, is_single = as_prompts(prompt)
+        running: list[Generation] = []
+        outputs: list[Output] = []
+        try:
+            for item in prompts:
+                if len(running) - len(outputs) >= self._core.queue_window:
+                    outputs.append(running[len(outputs)].wait())
+                running.append(self._submit(item, params, speculation))
+            outputs.extend(running[i].wait() for i in range(len(outputs), len(running)))
+        finally:
+            for generation in running[len(outputs) :]:
+                generation.cancel()
+        return outputs[0] if is_single else outputs
+
+    def stream(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> Iterator[Piece]:
+        """Generate piece by piece, one per round; closing the iterator frees the slot.
+
+        The request starts at once, and is checked before this returns. Parameters and errors are
+        those of `generate`, for one prompt.
+        """
+        return self._submit(_only(prompt), params, speculation).pieces()
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> Output: ...
+
+    @overload
+    async def generate_async(
+        self,
+        prompt: list[str] | list[list[int]],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> list[Output]: ...
+
+    async def generate_async(
+        self,
+        prompt: Prompts,
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> Output | list[Output]:
+        """As `generate`, without blocking the event loop; cancelling the task frees the slots."""
+        import asyncio
+
+        prompts, is_single = as_prompts(prompt)
+        window = asyncio.Semaphore(self._core.queue_window)
+
+        async def run(item: str | list[int]) -> Output:
+            async with window:
+                return await self._submit(item, params, speculation).wait_async()
+
+        if is_single:
+            return await run(prompts[0])
+        tasks = [asyncio.ensure_future(run(item)) for item in prompts]
+        try:
+            return list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def stream_async(
+        self,
+        prompt: str | Sequence[int],
+        params: SamplingParams | None = None,
+        *,
+        speculation: Speculation | None = None,
+    ) -> AsyncIterator[Piece]:
+        """As `stream`, as an asynchronous iterator."""
+        return self._submit(_only(prompt), params, speculation).pieces_async()
+
+    def chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        speculation: Speculation | None = None,
+    ) -> Output:
+        """Generate the next message of a conversation.
+
+        Parameters
+        ----------
+        messages : sequence of mapping
+            Each with a `role` and a `content`, rendered with the checkpoint's own chat template in
+            a sandbox.
+        params : SamplingParams, optional
+            As in `generate`.
+        tools : sequence of mapping, optional
+            Function schemas for the template.
+        template_args : mapping, optional
+            Further variables of the template.
+        speculation : "off", "auto" or int, optional
+            As in `generate`.
+
+        Raises
+        ------
+        InvalidRequestError
+            A message is malformed, the template refuses it, or the model has no chat template.
+        """
+        prompt = self._chat_prompt(messages, tools, template_args)
+        return self._submit(prompt, params, speculation).wait()
+
+    def stream_chat(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        speculation: Speculation | None = None,
+    ) -> Iterator[Piece]:
+        """As `chat`, piece by piece as in `stream`."""
+        prompt = self._chat_prompt(messages, tools, template_args)
+        return self._submit(prompt, params, speculation).pieces()
+
+    async def chat_async(
+        self,
+        messages: Sequence[Message],
+        params: SamplingParams | None = None,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+        speculation: Speculation | None = None,
+    ) -> Output:
+        """As `chat`, without blocking the event loop."""
+        prompt = self._chat_prompt(messages, tools, template_args)
+        return await self._submit(prompt, params, speculation).wait_async()
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text, as `generate` would see it."""
+        return self._core.encode(text)
+
+    def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
+        """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
+        return self._core.decode(list(token_ids), skip_special_tokens)
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether text can go in and come out; without a tokenizer, token ids do."""
+        return self._core.has_tokenizer
+
+    def info(self) -> dict[str, Any]:
+        """The model and the backend it runs on: family, shapes, device, instruction set."""
+        return self._core.info()
+
+    def memory(self) -> dict[str, int]:
+        """Bytes held: `weights`, `kv_cache`, and so on."""
+        return self._core.memory()
+
+    def stats(self) -> dict[str, Any]:
+        """Counters since the start and what is in flight now: sequences, queue, pages."""
+        return self._core.stats()
+
+    def close(self) -> None:
+        """Stop the engine and free its memory before returning.
+
+        Requests in flight end with `EngineDeadError`, and so does every later call. Closing twice
+        is fine.
+        """
+        self._core.close()
+
+    def __enter__(self) -> Self:
+        self._core.stats()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _submit(
+        self,
+        prompt: str | list[int],
+        params: SamplingParams | None,
+        speculation: Speculation | None,
+    ) -> Generation:
+        if params is None:
+            params = SamplingParams()
+        _require("params", params, SamplingParams)
+        token_ids = self._core.encode(prompt) if isinstance(prompt, str) else prompt
+        room = self._core.max_positions - len(token_ids)
+        seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
+        streams: list[_core.TokenStream] = []
+        try:
+            for index in range(params.n):
+                options = params.request(index, seed, room)
+                streams.append(self._core.submit(token_ids, options, speculation))
+        except BaseException:
+            for stream in streams:
+                stream.cancel()
+            raise
+        return Generation(token_ids, streams)
+
+    def _chat_prompt(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None,
+        template_args: Mapping[str, Any] | None,
+    ) -> list[int]:
+        return self._core.render_chat(template_input(messages, tools, template_args))
+
+
+def _options(
+    *,
+    label: str,
+    device: str = "auto",
+    speculation: Speculation = "auto",
+    threads: int | None = None,
+    max_batch: int | None = None,
+    max_positions: int | None = None,
+    kv_tokens: int | None = None,
+    prefill_chunk: int | None = None,
+    progress: bool | ProgressCallback = True,
+    simd: str | None = None,
+) -> dict[str, Any]:
+    """What the extension module takes; numbers are checked here, where the names are public."""
+    counts = {
+        "threads": threads,
+        "max_batch": max_batch,
+        "max_positions": max_positions,
+        "kv_tokens": kv_tokens,
+        "prefill_chunk": prefill_chunk,
+    }
+    for name, value in counts.items():
+        if value is not None:
+            _require(name, value, int)
+            if not 1 <= value < 1 << 48:
+                raise InvalidRequestError(name, f"{value} is not at least 1")
+    _require("device", device, str)
+    _require("simd", simd, str | None)
+    return {
+        "device": device,
+        "speculation": speculation,
+        "simd": simd,
+        "progress": callback_for(progress, label),
+        **counts,
+    }
+
+
+def _require(name: str, value: object, kind: Any) -> None:
+    """Callers without a type checker get the parameter's name instead of a stray TypeError."""
+    if isinstance(value, bool) or not isinstance(value, kind):
+        expected = getattr(kind, "__name__", str(kind))
+        raise InvalidRequestError(name, f"{value!r} is not {expected}")
+
+
+def _only(prompt: str | Sequence[int]) -> str | list[int]:
+    prompts, is_single = as_prompts(prompt)
+    if not is_single:
+        raise InvalidRequestError("prompt", "expected one prompt, found a list of them")
+    return prompts[0]
+
+
+def _json(parameter: str, value: Mapping[str, Any]) -> str:
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InvalidRequestError(parameter, f"cannot be written as JSON: {error}") from None
