@@ -22,7 +22,7 @@ def target_config(p: Preset) -> dict:
         "num_experts_per_tok": p.top_k,
         "n_group": 1,
         "topk_group": 1,
-        "norm_topk_prob": True,
+        "norm_topk_prob": p.norm_topk,
         "attention_value_scale": p.value_scale,
         "attention_bias": False,
         "attention_dropout": 0.0,
@@ -54,11 +54,11 @@ def _hub(p: Preset, common: dict) -> dict:
         "swa_rope_theta": p.swa_theta,
         "partial_rotary_factor": p.partial_rotary_factor,
         "add_swa_attention_sink_bias": True,
-        "add_full_attention_sink_bias": False,
+        "add_full_attention_sink_bias": p.full_sinks,
         "n_shared_experts": None,
         "scoring_func": "sigmoid",
         "topk_method": "noaux_tc",
-        "routed_scaling_factor": None,
+        "routed_scaling_factor": p.scaling_factor,
         "layernorm_epsilon": p.eps,
         "torch_dtype": "bfloat16" if p.plain == "BF16" else "float32",
     }
@@ -101,7 +101,7 @@ def _transformers(p: Preset, common: dict) -> dict:
             "full_attention": {**rope, "rope_theta": p.theta},
             "sliding_attention": {**rope, "rope_theta": p.swa_theta},
         },
-        "routed_scaling_factor": 1.0,
+        "routed_scaling_factor": 1.0 if p.scaling_factor is None else p.scaling_factor,
         "sliding_window": p.window,
         "transformers_version": "5.23.0",
     }
@@ -111,7 +111,7 @@ def draft_config(p: Preset) -> dict:
     """The drafter's config, with the keys of the published MiMo drafters."""
     d = p.draft
     assert d is not None
-    return {
+    config = {
         "architectures": ["DFlashDraftModel"],
         "model_type": "qwen3",
         "hidden_size": p.hidden,
@@ -149,3 +149,9 @@ def draft_config(p: Preset) -> dict:
             "attention_sink_bias": True,
         },
     }
+    if d.layer_types is not None:
+        config["layer_types"] = list(d.layer_types)
+        del config["dflash_config"]["use_swa"]
+    if d.is_causal is not None:
+        config["is_causal"] = d.is_causal
+    return config

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, replace
 
 @dataclass(frozen=True)
 class DraftShape:
-    """A DFlash drafter. ``mask`` is how its sidecar is stored: pt, pt-dict or safetensors."""
+    """A DFlash drafter.
+
+    Attributes
+    ----------
+    mask : how its sidecar is stored: pt, pt-dict or safetensors.
+    layer_types : per-layer kinds as config.json spells them; None leaves it to ``use_swa``.
+    is_causal : explicit causality of the block; None leaves the key out.
+    """
 
     layers: int = 2
     heads: int = 4
@@ -22,6 +29,8 @@ class DraftShape:
     eps: float = 1e-5
     taps: tuple[int, ...] = (0, 2, 3)
     mask: str = "pt"
+    layer_types: tuple[str, ...] | None = None
+    is_causal: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +48,7 @@ class Preset:
     experts_dtype : ``plain``, F8_E4M3 or MXFP4.
     shards : number of safetensors files; more than one adds an index.
     tokenizer : also write tokenizer files (needs a vocabulary of 272 or more).
+    full_sinks : full layers have sinks too.
     mtp : also write ``model.mtp.*`` tensors, which a loader must skip.
     """
 
@@ -68,6 +78,9 @@ class Preset:
     linear: str = "F8_E4M3"
     experts_dtype: str = "MXFP4"
     router_dtype: str = "F32"
+    norm_topk: bool = True
+    scaling_factor: float | None = None
+    full_sinks: bool = False
     shards: int = 1
     tokenizer: bool = False
     mtp: bool = False

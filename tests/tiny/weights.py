@@ -68,7 +68,7 @@ def _attention(p: Preset, draw: _Draw, root: str, sliding: bool) -> dict[str, St
             out |= encode(f"{root}{s}_proj.weight", w, p.linear)
     width = p.heads * p.v_head_dim
     out |= encode(f"{root}o_proj.weight", draw(f"{root}o", p.hidden, width), p.plain)
-    if sliding:
+    if sliding or p.full_sinks:
         out |= encode(f"{root}attention_sink_bias", draw(f"{root}sink", p.heads, std=1.0), p.plain)
     return out
 
