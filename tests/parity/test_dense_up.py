@@ -25,8 +25,9 @@ def test_large_gates_do_not_clamp_or_overflow(probe, prompt, simd):
     """No clamp at 7, and exp of a large negative gate is no NaN."""
 
     def scale(tensors, _rng):
-        name = "model.layers.0.mlp.gate_proj.weight"
-        tensors[name] = replace(tensors[name], data=tensors[name].data * np.float32(60))
+        for kind, factor in (("gate", 60), ("up", 20)):
+            name = f"model.layers.0.mlp.{kind}_proj.weight"
+            tensors[name] = replace(tensors[name], data=tensors[name].data * np.float32(factor))
 
     p = probe("flash-f32", silence("o_proj"), pick_down, scale, **DENSE)
     p.check(prompt(33), simd=simd)
