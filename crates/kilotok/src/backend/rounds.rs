@@ -18,7 +18,9 @@ pub struct Rounds<E> {
     sequences: Vec<Option<Sequence>>,
     chooser: Chooser,
     rows: Vec<Row>,
+    /// Blocks of this round, and how many of each block's drafts are verified.
     blocks: Vec<DraftBlock>,
+    wanted: Vec<usize>,
     drafted: Vec<u32>,
     /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
     spans: Vec<Span>,
@@ -40,7 +42,8 @@ impl<E: Executor> Rounds<E> {
             chooser: Chooser::new(executor.vocab()),
             rows: Vec::with_capacity(limits.max_rows),
             blocks: Vec::with_capacity(limits.slots),
-            drafted: Vec::with_capacity(limits.max_rows),
+            wanted: Vec::with_capacity(limits.slots),
+            drafted: Vec::with_capacity(limits.slots * executor.max_drafts()),
             spans: Vec::with_capacity(limits.slots),
             executor,
         }
@@ -59,8 +62,12 @@ impl<E: Executor> Rounds<E> {
     }
 
     /// Drafts for every decoding sequence that wants drafts in this round.
+    ///
+    /// A shorter block verifies the first drafts of a whole one: rows of a block see each other,
+    /// and a drafter that was trained on whole blocks guesses far worse from fewer masked rows.
     fn draft(&mut self, plan: &[Work]) -> Result<()> {
         self.blocks.clear();
+        self.wanted.clear();
         self.drafted.clear();
         let most = self.executor.max_drafts();
         for work in plan {
@@ -68,8 +75,9 @@ impl<E: Executor> Rounds<E> {
                 let sequence = self.sequence(slot)?;
                 let drafts = drafts.min(most).min(sequence.remaining().saturating_sub(1));
                 if drafts > 0 && sequence.keeps_context() {
-                    let block = sequence.block(slot, drafts);
+                    let block = sequence.block(slot, most);
                     self.blocks.push(block);
+                    self.wanted.push(drafts);
                 }
             }
         }
@@ -97,8 +105,8 @@ impl<E: Executor> Rounds<E> {
                 }
                 Work::Decode { slot, .. } => {
                     if self.blocks.get(block).is_some_and(|b| b.slot == slot) {
+                        drafts.1 = taken + self.wanted[block];
                         taken += self.blocks[block].drafts as usize;
-                        drafts.1 = taken;
                         block += 1;
                     }
                     let anchor = self.sequence(slot)?.anchor_row(slot);
