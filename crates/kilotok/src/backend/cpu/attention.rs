@@ -10,7 +10,7 @@ use std::ops::Range;
 
 use super::super::{Page, Slot};
 use super::cache::{Cache, padded};
-use super::linear::{Gathered, OUTPUTS, Shared, block, for_row_runs};
+use super::linear::{Gathered, OUTPUTS, Shared, block};
 use super::simd::{Vector, exp};
 use super::workers::Compute;
 
@@ -97,6 +97,38 @@ pub(super) struct AttendJob<'a> {
     scratch: &'a mut AttendScratch,
     /// `[heads, v_dim]`
     out: &'a mut [f32],
+}
+
+/// Splits `0..rows` into runs of 8, 4, 2 and 1 and calls `$body` with `$R` and the run's start.
+macro_rules! for_row_runs {
+    ($rows:expr, $start:ident, $R:ident => $body:expr) => {{
+        let rows: usize = $rows;
+        let mut $start = 0;
+        while $start < rows {
+            match rows - $start {
+                8.. => {
+                    const $R: usize = 8;
+                    $body;
+                    $start += $R;
+                }
+                4.. => {
+                    const $R: usize = 4;
+                    $body;
+                    $start += $R;
+                }
+                2.. => {
+                    const $R: usize = 2;
+                    $body;
+                    $start += $R;
+                }
+                _ => {
+                    const $R: usize = 1;
+                    $body;
+                    $start += $R;
+                }
+            }
+        }
+    }};
 }
 
 /// # Safety

@@ -34,8 +34,15 @@ pub(crate) trait Decoder<V: Vector>: Copy {
     unsafe fn chunk(&self, row: Self::Row, index: usize) -> Self::Chunk;
     /// The last, incomplete chunk, completed with zeros in `buffer`.
     unsafe fn tail(&self, row: Self::Row, buffer: &mut [u8; CHUNK_BYTES]) -> Self::Chunk;
-    /// The next vector of a chunk.
+    /// The next vector of a chunk, unscaled.
     unsafe fn next(&self, chunk: &mut Self::Chunk) -> V;
+    /// Whether chunks have factors.
+    const SCALED: bool;
+    /// The factor of every lane of a chunk; not asked for where chunks are not scaled.
+    unsafe fn scale(&self, chunk: &Self::Chunk) -> V;
+    /// Asks for the memory of chunk `index` of the row `ahead` rows further on, which need not
+    /// exist.
+    unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize);
 }
 
 /// Copies the `bytes` bytes at `from` into the zeroed `buffer`.
@@ -91,6 +98,20 @@ impl<V: Vector> Decoder<V> for F32 {
         // SAFETY: a chunk is one vector.
         unsafe { V::load(chunk.cast()) }
     }
+
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn scale(&self, _: &Self::Chunk) -> V {
+        // SAFETY: register operations only.
+        unsafe { V::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { V::prefetch(row.wrapping_add((ahead * self.cols + index * V::LANES) * 4)) }
+    }
 }
 
 /// Rows of f32 at addresses of their own, each padded with zeros to whole vectors.
@@ -132,6 +153,17 @@ impl<V: Vector> Decoder<V> for Gathered<'_> {
         // SAFETY: a chunk is one vector.
         unsafe { V::load(*chunk) }
     }
+
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn scale(&self, _: &Self::Chunk) -> V {
+        // SAFETY: register operations only.
+        unsafe { V::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(&self, _: Self::Row, _: usize, _: usize) {}
 }
 
 /// Rows of bfloat16.
@@ -174,6 +206,20 @@ impl<V: Vector> Decoder<V> for Bf16 {
     unsafe fn next(&self, chunk: &mut Self::Chunk) -> V {
         // SAFETY: a chunk is one vector.
         unsafe { V::bf16(*chunk) }
+    }
+
+    const SCALED: bool = false;
+
+    #[inline(always)]
+    unsafe fn scale(&self, _: &Self::Chunk) -> V {
+        // SAFETY: register operations only.
+        unsafe { V::splat(1.0) }
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe { V::prefetch(row.wrapping_add((ahead * self.cols + index * V::LANES) * 2)) }
     }
 }
 
@@ -227,9 +273,26 @@ impl<V: Vector> Decoder<V> for Fp8 {
     unsafe fn next(&self, chunk: &mut Self::Chunk) -> V {
         // SAFETY: a chunk holds `VECTORS` vectors of `LANES` bytes.
         unsafe {
-            let value = V::e4m3(chunk.0).mul(chunk.1);
+            let value = V::e4m3(chunk.0);
             chunk.0 = chunk.0.add(V::LANES);
             value
+        }
+    }
+
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn scale(&self, chunk: &Self::Chunk) -> V {
+        chunk.1
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
+        let at = row.0.wrapping_add(ahead * self.cols + index * fp8::BLOCK);
+        // SAFETY: a prefetch reads nothing.
+        unsafe {
+            V::prefetch(at);
+            V::prefetch(at.wrapping_add(64));
         }
     }
 }
@@ -292,9 +355,28 @@ impl<V: Vector> Decoder<V> for Mxfp4 {
     unsafe fn next(&self, chunk: &mut Self::Chunk) -> V {
         // SAFETY: register operations only.
         unsafe {
-            let value = V::e2m1(chunk.0).mul(chunk.1);
+            let value = V::e2m1(chunk.0);
             chunk.0 = V::next(chunk.0);
             value
+        }
+    }
+
+    const SCALED: bool = true;
+
+    #[inline(always)]
+    unsafe fn scale(&self, chunk: &Self::Chunk) -> V {
+        chunk.1
+    }
+
+    #[inline(always)]
+    unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
+        // SAFETY: a prefetch reads nothing.
+        unsafe {
+            V::prefetch(row.0.wrapping_add(ahead * (self.cols / 2) + index * 4 * V::LANES));
+            if index % 16 == 0 {
+                let scales = ahead * (self.cols / mxfp4::BLOCK) + index * (V::LANES / 4);
+                V::prefetch(row.1.wrapping_add(scales));
+            }
         }
     }
 }

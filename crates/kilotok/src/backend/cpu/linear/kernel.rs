@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use super::super::simd::Vector;
 use super::decode::{Bf16, Decoder, F32, Fp8, Mxfp4};
-use super::dots::{OUTPUTS, block};
+use super::dots::{OUTPUTS, PANEL, block, panel};
 
 /// A matrix as the kernels see it; whoever makes one keeps the memory alive.
 #[derive(Clone, Copy)]
@@ -81,45 +81,6 @@ macro_rules! with_decoder {
     };
 }
 
-/// Splits `0..rows` into runs of 8, 4, 2 and 1 and calls `$body` with `$R` and the run's start.
-macro_rules! for_row_runs {
-    ($rows:expr, $start:ident, $R:ident => $body:expr) => {{
-        let rows: usize = $rows;
-        let mut $start = 0;
-        while $start < rows {
-            match rows - $start {
-                8.. => {
-                    const $R: usize = 8;
-                    $body;
-                    $start += $R;
-                }
-                4.. => {
-                    const $R: usize = 4;
-                    $body;
-                    $start += $R;
-                }
-                2.. => {
-                    const $R: usize = 2;
-                    $body;
-                    $start += $R;
-                }
-                _ => {
-                    const $R: usize = 1;
-                    $body;
-                    $start += $R;
-                }
-            }
-        }
-    }};
-}
-pub(crate) use for_row_runs;
-
-/// Runs of outputs, [`OUTPUTS`] at a time.
-fn output_runs(outputs: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let (start, end) = (outputs.start, outputs.end);
-    (start..end).step_by(OUTPUTS).map(move |n| n..(n + OUTPUTS).min(end))
-}
-
 /// # Safety
 /// The path's features; weights, source and target cover what the job names, and no other thread
 /// touches the named outputs.
@@ -133,25 +94,105 @@ pub(crate) unsafe fn linear<V: Vector>(job: &LinearJob) {
 /// As for [`linear`].
 #[inline(always)]
 unsafe fn linear_with<V: Vector, D: Decoder<V>>(weights: &D, job: &LinearJob) {
-    for run in output_runs(&job.outputs) {
-        for_row_runs!(job.source.rows.len(), r, R => {
-            let mut y = [[0.0; OUTPUTS]; R];
-            // SAFETY: rows and outputs are inside the job.
-            unsafe {
-                let x = job.source.pointers::<R>(r);
-                block::<V, D, R>(weights, run.start, run.len(), &x, &mut y);
-                for (i, y) in y.iter().enumerate() {
-                    let row = *job.target.rows.get_unchecked(r + i) as usize;
-                    let at = row * job.target.stride + run.start - job.target.first;
-                    let to = job.target.base.add(at);
-                    for (n, value) in y.iter().take(run.len()).enumerate() {
-                        match job.store {
-                            Store::Set => *to.add(n) = *value,
-                            Store::Add => *to.add(n) += *value,
-                        }
-                    }
+    let rows = job.source.rows.len();
+    for start in job.outputs.clone().step_by(PANEL) {
+        let count = PANEL.min(job.outputs.end - start);
+        let mut r = 0;
+        // SAFETY: rows and outputs are inside the job.
+        unsafe {
+            // Eight rows take 16 registers for accumulators and partial sums, four take 8.
+            if V::WIDE {
+                while r + 8 <= rows {
+                    several::<V, D, 8>(weights, job, r, start, count);
+                    r += 8;
+                }
+                match rows - r {
+                    7 => several::<V, D, 7>(weights, job, r, start, count),
+                    6 => several::<V, D, 6>(weights, job, r, start, count),
+                    5 => several::<V, D, 5>(weights, job, r, start, count),
+                    _ => {}
+                }
+            } else {
+                while r + 4 <= rows {
+                    several::<V, D, 4>(weights, job, r, start, count);
+                    r += 4;
                 }
             }
-        });
+            match rows - r {
+                4 => several::<V, D, 4>(weights, job, r, start, count),
+                3 => several::<V, D, 3>(weights, job, r, start, count),
+                2 => several::<V, D, 2>(weights, job, r, start, count),
+                1 => one::<V, D>(weights, job, r, start, count),
+                _ => {}
+            }
+        }
+    }
+}
+
+/// `R` rows at a time.
+///
+/// # Safety
+/// As for [`linear`].
+#[inline(always)]
+unsafe fn several<V: Vector, D: Decoder<V>, const R: usize>(
+    weights: &D,
+    job: &LinearJob,
+    r: usize,
+    start: usize,
+    count: usize,
+) {
+    let mut y = [[0.0; PANEL]; R];
+    // SAFETY: passed on from the caller.
+    unsafe {
+        let x = job.source.pointers::<R>(r);
+        panel::<V, D, R>(weights, start, count, &x, &mut y);
+        for (i, y) in y.iter().enumerate() {
+            job.put(r + i, start, &y[..count]);
+        }
+    }
+}
+
+/// The last row, [`OUTPUTS`] outputs at a time.
+///
+/// # Safety
+/// As for [`linear`].
+#[inline(always)]
+unsafe fn one<V: Vector, D: Decoder<V>>(
+    weights: &D,
+    job: &LinearJob,
+    r: usize,
+    start: usize,
+    count: usize,
+) {
+    for first in (0..count).step_by(OUTPUTS) {
+        let some = OUTPUTS.min(count - first);
+        let mut y = [[0.0; OUTPUTS]];
+        // SAFETY: passed on from the caller.
+        unsafe {
+            let x = job.source.pointers::<1>(r);
+            block::<V, D, 1>(weights, start + first, some, &x, &mut y);
+            job.put(r, start + first, &y[0][..some]);
+        }
+    }
+}
+
+impl LinearJob<'_> {
+    /// Stores finished outputs `start ..` of job row `r`.
+    ///
+    /// # Safety
+    /// They are inside the target.
+    #[inline(always)]
+    unsafe fn put(&self, r: usize, start: usize, values: &[f32]) {
+        // SAFETY: the caller vouches for the place.
+        unsafe {
+            let row = *self.target.rows.get_unchecked(r) as usize;
+            let to = self.target.base.add(row * self.target.stride + start - self.target.first);
+            for (n, value) in values.iter().enumerate() {
+                match self.store {
+                    Store::Set => *to.add(n) = *value,
+                    Store::Add => *to.add(n) += *value,
+                }
+            }
+        }
     }
 }

@@ -8,7 +8,7 @@ mod pack;
 
 pub(super) use decode::Gathered;
 pub(super) use dots::{OUTPUTS, block};
-pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, for_row_runs, linear};
+pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, linear};
 pub(super) use pack::{Orders, Packed};
 
 use super::workers::Compute;

@@ -107,6 +107,9 @@ impl Vector for Neon {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         // SAFETY: see above.
         unsafe {

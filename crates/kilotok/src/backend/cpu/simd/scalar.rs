@@ -92,6 +92,9 @@ impl Vector for Scalar {
     }
 
     #[inline(always)]
+    unsafe fn prefetch(_: *const u8) {}
+
+    #[inline(always)]
     unsafe fn sum(self) -> f32 {
         let s = self.0;
         let q = [s[0] + s[4], s[1] + s[5], s[2] + s[6], s[3] + s[7]];

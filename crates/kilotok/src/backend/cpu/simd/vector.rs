@@ -39,6 +39,8 @@ pub(crate) trait Vector: Copy {
     unsafe fn round(self) -> Self;
     /// `2^self` of integers in `-126..=127`.
     unsafe fn pow2(self) -> Self;
+    /// Asks for the cache line at `p`, which need not be readable.
+    unsafe fn prefetch(p: *const u8);
     /// Sum of all lanes in a fixed order: halves are added until one lane is left.
     unsafe fn sum(self) -> f32;
 
