@@ -1,41 +1,24 @@
 """The engine as Python sees it."""
 
-import json
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, TypedDict, Unpack, overload
+from typing import Any, Self, Unpack, overload
 
 from kilotok import _core
 from kilotok.chat import Message, template_input
 from kilotok.errors import InvalidRequestError
 from kilotok.generation import Generation
 from kilotok.loading import resolve
+from kilotok.options import EngineOptions, Speculation, core_options, json_text, require
 from kilotok.output import Output, Piece
-from kilotok.progress import ProgressCallback, callback_for
+from kilotok.progress import ProgressCallback
 from kilotok.prompts import Prompts, as_prompts
 from kilotok.sampling import SamplingParams
 from kilotok.tensors import raw_tensors
 
-__all__ = ["Engine", "EngineOptions", "Speculation"]
-
-#: ``"off"``, ``"auto"``, or the rows of a block: the anchor and the drafted tokens.
-Speculation = Literal["off", "auto"] | int
-
-
-class EngineOptions(TypedDict, total=False):
-    """Keyword arguments that every way of making an `Engine` takes; see there."""
-
-    device: str
-    speculation: Speculation
-    threads: int | None
-    max_batch: int | None
-    max_positions: int | None
-    kv_tokens: int | None
-    prefill_chunk: int | None
-    progress: bool | ProgressCallback
-    simd: str | None
+__all__ = ["Engine"]
 
 
 class Engine:
@@ -107,7 +90,7 @@ class Engine:
         directory = resolve(model, revision=revision)
         if drafter is not None and drafter != "auto":
             drafter = str(resolve(drafter))
-        options = _options(
+        options = core_options(
             label=f"loading {directory.name}",
             device=device,
             speculation=speculation,
@@ -137,22 +120,26 @@ class Engine:
         ----------
         config : mapping
             Contents of `config.json`.
-        tensors : mapping of str to numpy.ndarray or torch.Tensor
-            Named and laid out as in a checkpoint. They are used in place where they are contiguous
-            and in host memory: do not change them while the engine lives.
+        tensors : mapping of str to numpy.ndarray, torch.Tensor or (str, numpy.ndarray)
+            Named and laid out as in a checkpoint; a pair such as ``("BF16", uint16 array)`` names
+            a stored type that numpy has not. They are used in place where they are contiguous and
+            in host memory: do not change them while the engine lives.
         drafter : (mapping, mapping), optional
-            Config and tensors of a DFlash drafter.
+            Config and tensors of a DFlash drafter, maybe with `mask_embedding` among them.
         tokenizer : path, optional
             Directory with tokenizer files; without one, token ids go in and come out.
         **options
             As in `Engine`.
         """
         engine = cls.__new__(cls)
+        parts = None
+        if drafter is not None:
+            parts = (json_text("drafter", drafter[0]), raw_tensors(drafter[1]))
         engine._core = _core.engine_from_tensors(
-            _json("config", config),
+            json_text("config", config),
             raw_tensors(tensors),
-            _options(label="loading", **options),
-            None if drafter is None else (_json("drafter", drafter[0]), raw_tensors(drafter[1])),
+            core_options(label="loading", **options),
+            parts,
             None if tokenizer is None else str(Path(tokenizer)),
         )
         return engine
@@ -402,7 +389,7 @@ class Engine:
     ) -> Generation:
         if params is None:
             params = SamplingParams()
-        _require("params", params, SamplingParams)
+        require("params", params, SamplingParams)
         token_ids = self._core.encode(prompt) if isinstance(prompt, str) else prompt
         room = self._core.max_positions - len(token_ids)
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -426,59 +413,8 @@ class Engine:
         return self._core.render_chat(template_input(messages, tools, template_args))
 
 
-def _options(
-    *,
-    label: str,
-    device: str = "auto",
-    speculation: Speculation = "auto",
-    threads: int | None = None,
-    max_batch: int | None = None,
-    max_positions: int | None = None,
-    kv_tokens: int | None = None,
-    prefill_chunk: int | None = None,
-    progress: bool | ProgressCallback = True,
-    simd: str | None = None,
-) -> dict[str, Any]:
-    """What the extension module takes; numbers are checked here, where the names are public."""
-    counts = {
-        "threads": threads,
-        "max_batch": max_batch,
-        "max_positions": max_positions,
-        "kv_tokens": kv_tokens,
-        "prefill_chunk": prefill_chunk,
-    }
-    for name, value in counts.items():
-        if value is not None:
-            _require(name, value, int)
-            if not 1 <= value < 1 << 48:
-                raise InvalidRequestError(name, f"{value} is not at least 1")
-    _require("device", device, str)
-    _require("simd", simd, str | None)
-    return {
-        "device": device,
-        "speculation": speculation,
-        "simd": simd,
-        "progress": callback_for(progress, label),
-        **counts,
-    }
-
-
-def _require(name: str, value: object, kind: Any) -> None:
-    """Callers without a type checker get the parameter's name instead of a stray TypeError."""
-    if isinstance(value, bool) or not isinstance(value, kind):
-        expected = getattr(kind, "__name__", str(kind))
-        raise InvalidRequestError(name, f"{value!r} is not {expected}")
-
-
 def _only(prompt: str | Sequence[int]) -> str | list[int]:
     prompts, is_single = as_prompts(prompt)
     if not is_single:
         raise InvalidRequestError("prompt", "expected one prompt, found a list of them")
     return prompts[0]
-
-
-def _json(parameter: str, value: Mapping[str, Any]) -> str:
-    try:
-        return json.dumps(dict(value), allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise InvalidRequestError(parameter, f"cannot be written as JSON: {error}") from None

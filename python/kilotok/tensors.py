@@ -18,6 +18,7 @@ _DTYPES = {
     "float8_e4m3fn": "F8_E4M3",
     "float8_e8m0fnu": "U8",
     "uint8": "U8",
+    "uint16": "U16",
     "int8": "I8",
     "int32": "I32",
     "int64": "I64",
@@ -29,9 +30,10 @@ def raw_tensors(tensors: Mapping[str, Any]) -> dict[str, RawTensor]:
 
     Parameters
     ----------
-    tensors : mapping of str to numpy.ndarray or torch.Tensor
-        Values named as in a checkpoint. They are read in place: do not change them while the
-        engine lives.
+    tensors : mapping of str to numpy.ndarray, torch.Tensor or (str, numpy.ndarray)
+        Values named as in a checkpoint. A pair names the stored type where numpy has none:
+        ``("BF16", uint16 array)`` or ``("F8_E4M3", uint8 array)``. They are read in place: do not
+        change them while the engine lives.
 
     Raises
     ------
@@ -42,6 +44,10 @@ def raw_tensors(tensors: Mapping[str, Any]) -> dict[str, RawTensor]:
 
 
 def _raw(name: str, tensor: Any) -> RawTensor:
+    if isinstance(tensor, tuple) and len(tensor) == 2 and isinstance(tensor[0], str):
+        stored, array = tensor
+        _, shape, data = _raw(name, array)
+        return stored, shape, data
     kind = type(tensor)
     dtype = str(getattr(tensor, "dtype", "")).removeprefix("torch.")
     if dtype not in _DTYPES:

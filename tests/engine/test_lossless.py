@@ -106,3 +106,39 @@ def test_a_request_alone_in_a_full_batch(taught, expected):
             assert engine.generate(prompt, params, speculation=8).token_ids == expected[0]
             for other in others:
                 other.cancel()
+
+
+DEMO_PROMPTS = [
+    "import argparse\n",
+    "class Stack:\n    def __init__(self):\n",
+    "def main():\n    parser = argparse.ArgumentParser()\n",
+    "for i in range(10):\n",
+    "The function returns ",
+    "12 + 30 = 42\n7 * 8 = ",
+    '{"name": "get_weather", "arguments": {"city": "',
+    "try:\n    import numpy as np\nexcept ",
+]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 0.8])
+def test_law_2_on_a_trained_model(temperature):
+    """The demo checkpoint, whose drafter is right most of the time, sampled output included."""
+    params = [
+        SamplingParams(max_tokens=64, temperature=temperature, seed=i)
+        for i in range(len(DEMO_PROMPTS))
+    ]
+    with Engine(progress=False, max_batch=1, drafter=None) as engine:
+        expected = [
+            engine.generate(prompt, p).token_ids
+            for prompt, p in zip(DEMO_PROMPTS, params, strict=True)
+        ]
+    with Engine(progress=False, prefill_chunk=5) as engine:
+        for speculation in SPECULATION:
+            streams = [
+                engine._submit(prompt, p, speculation)
+                for prompt, p in zip(DEMO_PROMPTS, params, strict=True)
+            ]
+            assert [stream.wait().token_ids for stream in streams] == expected, speculation
+        stats = engine.stats()
+    tau = 1 + stats["accepted"] / stats["speculative_rounds"]
+    assert tau > 1.5, "the drafter should be right more often than that"

@@ -1,9 +1,11 @@
 """Engines from tensors in memory equal engines from the directory they came from."""
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
+import tiny
 
 from kilotok import Engine, InvalidRequestError, ModelFormatError, SamplingParams
 
@@ -33,11 +35,10 @@ def tensor(dtype, shape, data, torch):
             "U8": torch.uint8,
         }
         return torch.frombuffer(bytearray(data), dtype=types[dtype]).reshape(shape)
-    if dtype == "BF16":
-        # numpy has no bf16; the same values as f32.
-        wide = np.frombuffer(data, dtype=np.uint16).astype(np.uint32) << 16
-        return wide.view(np.float32).reshape(shape)
-    return np.frombuffer(data, dtype={"F32": np.float32, "U8": np.uint8}[dtype]).reshape(shape)
+    # What numpy has no type for goes as a pair with the type's name.
+    kind = {"F32": np.float32, "BF16": np.uint16, "F8_E4M3": np.uint8, "U8": np.uint8}[dtype]
+    array = np.frombuffer(data, dtype=kind).reshape(shape)
+    return array if dtype in ("F32", "U8") else (dtype, array)
 
 
 def same(path, config, tensors, drafter):
@@ -51,11 +52,23 @@ def same(path, config, tensors, drafter):
     assert got.receipt.accepted_histogram == expected.receipt.accepted_histogram
 
 
-def test_numpy_arrays(checkpoint):
-    path = checkpoint("flash-f32")
+@pytest.mark.parametrize("preset", ["flash-f32", "flash", "v25", "pro"])
+def test_numpy_arrays(checkpoint, preset):
+    draft = dataclasses.replace(tiny.PRESETS[preset].draft, mask="safetensors")
+    path = checkpoint(preset, draft=draft)
     config, tensors = read(path)
-    draft_config, drafts = read(path / "dflash")
-    same(path, config, tensors, (draft_config, drafts))
+    same(path, config, tensors, read(path / "dflash"))
+
+
+def test_widened_values_are_the_same_values(checkpoint):
+    """A bf16 matrix may be handed over as f32."""
+    path = checkpoint("flash")
+    config, tensors = read(path)
+    wide = {}
+    for name, tensor in tensors.items():
+        bits = tensor[1] if isinstance(tensor, tuple) else None
+        wide[name] = tensor if bits is None else (bits.astype(np.uint32) << 16).view(np.float32)
+    same_without_drafter(path, config, wide)
 
 
 @pytest.mark.torch
@@ -77,9 +90,8 @@ def same_without_drafter(path, config, tensors):
 
 
 def test_text_with_a_tokenizer_directory(checkpoint):
-    torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     path = checkpoint("v26")
-    config, tensors = read(path, torch)
+    config, tensors = read(path)
     with Engine.from_tensors(config, tensors, tokenizer=path, progress=False) as engine:
         assert isinstance(engine.generate("the", PARAMS).text, str)
 
@@ -87,7 +99,7 @@ def test_text_with_a_tokenizer_directory(checkpoint):
 def test_what_is_not_a_tensor(checkpoint):
     config, tensors = read(checkpoint("flash-f32"))
     name = next(iter(tensors))
-    for value in (None, [1.0], "x", np.zeros(3, dtype=np.complex64)):
+    for value in (None, [1.0], "x", np.zeros(3, dtype=np.complex64), ("F32", None)):
         with pytest.raises(InvalidRequestError, match=name) as caught:
             Engine.from_tensors(config, tensors | {name: value}, progress=False)
         assert caught.value.parameter == "tensors"

@@ -1,5 +1,7 @@
 """One engine, many threads; closing under load; the GIL."""
 
+import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -96,3 +98,33 @@ def test_engines_come_and_go(checkpoint):
     while threads() > before and time.monotonic() < deadline:
         time.sleep(0.01)
     assert threads() <= before
+
+
+def test_a_forked_process_gets_an_error_and_not_a_hang(checkpoint):
+    """Threads do not survive a fork: the child must be told, and must be able to exit."""
+    program = """
+import os, signal, sys
+from kilotok import Engine, EngineDeadError, SamplingParams
+engine = Engine(sys.argv[1], progress=False)
+stream = engine.stream([1, 2], SamplingParams(max_tokens=1000, ignore_eos=True))
+next(stream)
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    calls = [lambda: engine.generate([1]), lambda: next(stream), engine.stats,
+             lambda: Engine(sys.argv[1], progress=False)]
+    for call in calls:
+        try:
+            call()
+        except EngineDeadError as error:
+            assert "fork" in str(error)
+        else:
+            os._exit(3)
+    sys.exit(0)
+_, status = os.waitpid(child, 0)
+assert len(engine.generate([1], SamplingParams(max_tokens=3, ignore_eos=True)).token_ids) == 3
+sys.exit(os.waitstatus_to_exitcode(status))
+"""
+    command = [sys.executable, "-c", program, str(checkpoint())]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -11,6 +11,7 @@ use pyo3::types::PyDict;
 
 use crate::codec::float_bytes;
 use crate::errors::{guard, invalid, raised};
+use crate::process;
 
 const MAX_ROWS: usize = 64;
 const PAGE_SIZE: usize = 16;
@@ -36,6 +37,7 @@ impl Bench {
         threads: Option<usize>,
         simd: Option<&str>,
     ) -> PyResult<Self> {
+        process::check()?;
         let model = weights::load(model_dir, None).map_err(raised)?;
         let vocab = model.spec.vocab;
         if sequences.iter().any(Vec::is_empty) {

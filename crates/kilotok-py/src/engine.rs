@@ -1,5 +1,6 @@
 //! The engine and its text layer, as one Python object.
 
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use pyo3::types::PyDict;
 use crate::errors::{closed, guard, invalid, raised, text_raised};
 use crate::info::{Info, to_python};
 use crate::options::{self, RequestOptions};
+use crate::process;
 use crate::stream::{Text, TokenStream};
 
 const NO_TOKENIZER: &str =
@@ -97,6 +99,7 @@ impl Engine {
 
     /// What every call starts with: a closed or broken engine answers nothing.
     fn alive(&self) -> PyResult<Arc<Loaded>> {
+        process::check()?;
         let loaded = self.loaded.read().clone().ok_or_else(closed)?;
         loaded.engine.alive().map_err(raised)?;
         Ok(loaded)
@@ -205,13 +208,15 @@ impl Engine {
     }
 
     /// Ends every request and frees the model before returning.
-    fn close(&self, py: Python<'_>) {
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        process::check()?;
         py.detach(|| {
             let loaded = self.loaded.write().take();
             if let Some(loaded) = loaded {
                 loaded.engine.close();
             }
         });
+        Ok(())
     }
 }
 
@@ -219,6 +224,11 @@ impl Drop for Engine {
     /// Stops the engine thread without the GIL, which it never needs but others may hold.
     fn drop(&mut self) {
         if let Some(loaded) = self.loaded.get_mut().take() {
+            if !process::is_owner() {
+                // The thread to join is in another process.
+                let _ = ManuallyDrop::new(loaded);
+                return;
+            }
             Python::try_attach(|py| py.detach(|| loaded.engine.close()));
         }
     }

@@ -16,6 +16,7 @@ mod inspection;
 mod load;
 mod notifier;
 mod options;
+mod process;
 mod stream;
 
 /// The native core of kilotok.

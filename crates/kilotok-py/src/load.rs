@@ -14,6 +14,7 @@ use crate::engine::{Engine, Loaded};
 use crate::errors::{guard, invalid, raised};
 use crate::info::Info;
 use crate::options;
+use crate::process;
 
 /// The name of a drafter's embedding of masked rows among its tensors.
 const MASK_EMBEDDING: &str = "mask_embedding";
@@ -124,6 +125,7 @@ pub(crate) fn open_engine(
         Some("auto") => DrafterChoice::Auto,
         Some(dir) => DrafterChoice::Dir(dir.into()),
     };
+    process::check()?;
     guard(|| {
         let builder = engine::Engine::builder(&directory).drafter(drafter);
         options.start(py, builder, Some(&directory))
@@ -144,6 +146,7 @@ pub(crate) fn engine_from_tensors(
     drafter: Option<(String, BTreeMap<String, RawTensor<'_>>)>,
     tokenizer: Option<PathBuf>,
 ) -> PyResult<Engine> {
+    process::check()?;
     guard(|| {
         let tensors = tensor_data(tensors)?;
         let drafter = drafter

@@ -12,6 +12,7 @@ use pyo3::types::{PyDict, PyTuple};
 
 use crate::errors::{guard, raised, text_raised};
 use crate::notifier::Waker;
+use crate::process;
 
 /// Why a text ended, for `stop_reason`.
 #[derive(Clone, IntoPyObject)]
@@ -159,6 +160,7 @@ impl TokenStream {
 
 impl Reader {
     fn next(&mut self, timeout: Duration) -> PyResult<Option<Event>> {
+        process::check()?;
         if let Some(error) = self.failure.take() {
             return Err(raised(error));
         }

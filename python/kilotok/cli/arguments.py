@@ -3,7 +3,8 @@
 import argparse
 from typing import Any
 
-from kilotok.engine import Engine, Speculation
+from kilotok.engine import Engine
+from kilotok.options import Speculation
 from kilotok.sampling import SamplingParams
 
 __all__ = ["add_engine", "add_json", "add_sampling", "open_engine", "sampling_params"]

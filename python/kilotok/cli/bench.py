@@ -7,8 +7,9 @@ from typing import Any
 
 from kilotok.cli.arguments import add_engine, add_json, open_engine
 from kilotok.cli.table import table
-from kilotok.engine import Engine, Speculation
+from kilotok.engine import Engine
 from kilotok.errors import InvalidRequestError
+from kilotok.options import Speculation
 from kilotok.output import Output
 from kilotok.sampling import SamplingParams
 

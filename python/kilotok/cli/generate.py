@@ -12,7 +12,14 @@ from kilotok.errors import InvalidRequestError
 from kilotok.receipt import Receipt
 from kilotok.sampling import SamplingParams
 
-_DEMO_PROMPT = 'def quicksort(xs):\n    """Return a sorted copy of xs."""\n'
+_DEMO_PROMPT = '''class Queue:
+    """A first-in, first-out queue."""
+
+    def __init__(self):
+        self._items = []
+
+    def push(self, item):
+'''
 
 
 def add_parser(commands: Any) -> None:
@@ -29,7 +36,7 @@ def add_parser(commands: Any) -> None:
     prompt.add_argument(
         "--token-ids", metavar="IDS", help="the prompt as comma-separated token ids"
     )
-    add_sampling(parser, max_tokens=256)
+    add_sampling(parser, max_tokens=128)
     add_engine(parser)
     add_json(parser)
     parser.add_argument("--quiet", "-q", action="store_true", help="no prompt echo, no receipt")
