@@ -1,7 +1,9 @@
 """One prompt on its way through the engine: waiting, streaming and cancelling."""
 
 import threading
+import warnings
 from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 from kilotok._core import Event, TokenStream
 from kilotok.output import Completion, Output, Piece, TokenLogprobs
@@ -144,6 +146,13 @@ def _completion(pieces: list[Piece]) -> Completion:
     )
 
 
+def _receipt(fields: dict[str, Any]) -> Receipt:
+    receipt = Receipt(**fields)
+    if receipt.warning is not None:
+        warnings.warn(receipt.warning, RuntimeWarning, stacklevel=2)
+    return receipt
+
+
 def _piece(index: int, event: Event) -> Piece:
     logprobs = None
     if event.logprobs is not None:
@@ -151,6 +160,7 @@ def _piece(index: int, event: Event) -> Piece:
             TokenLogprobs(token, chosen, tuple(top))
             for token, (chosen, top) in zip(event.token_ids, event.logprobs, strict=True)
         ]
+    fields = event.receipt
     return Piece(
         text=event.text,
         token_ids=event.token_ids,
@@ -158,5 +168,5 @@ def _piece(index: int, event: Event) -> Piece:
         index=index,
         finish_reason=event.finish_reason,
         stop_reason=event.stop_reason,
-        receipt=None if event.receipt is None else Receipt(**event.receipt),
+        receipt=None if fields is None else _receipt(fields),
     )

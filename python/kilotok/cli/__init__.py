@@ -6,6 +6,7 @@ receipts and errors go to stderr.
 
 import argparse
 import sys
+import warnings
 from collections.abc import Sequence
 
 from kilotok import __version__
@@ -20,6 +21,8 @@ _COMMANDS = (generate, chat, inspect, doctor, bench)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
     arguments = _parser().parse_args(argv)
+    # Receipts carry these; a terminal needs no second copy with a source line.
+    warnings.simplefilter("ignore", RuntimeWarning)
     try:
         return int(arguments.run(arguments))
     except InvalidRequestError as error:

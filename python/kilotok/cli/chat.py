@@ -68,7 +68,8 @@ def _answer(
             sys.stdout.write(piece.text)
             sys.stdout.flush()
             if piece.receipt is not None and not quiet:
-                print(f"\n[{piece.receipt}]", file=sys.stderr, end="")
+                warning = f"\n[{piece.receipt.warning}]" if piece.receipt.warning else ""
+                print(f"\n[{piece.receipt}]{warning}", file=sys.stderr, end="")
     except KeyboardInterrupt:
         print("\n[stopped]", file=sys.stderr, end="")
     sys.stdout.write("\n")
