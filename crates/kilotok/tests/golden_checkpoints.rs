@@ -59,6 +59,18 @@ fn v25_is_sharded_with_fp8_experts() {
 }
 
 #[test]
+fn the_demo_checkpoint_loads_and_is_inspected() {
+    let dir =
+        PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../python/kilotok/demo/checkpoint");
+    let model = load(&dir, None).unwrap();
+    assert!(model.drafter.is_some());
+    let found = kilotok::inspect::inspect(&dir).unwrap();
+    assert_eq!(found.model.layers, model.layers.len());
+    let one = found.memory_per_rank[0].bytes.unwrap();
+    assert_eq!(found.bytes, one, "one rank holds every tensor of a checkpoint without extras");
+}
+
+#[test]
 fn the_drafter_is_a_choice() {
     let dir = checkpoint("pro");
     let none = LoadOptions { drafter: DrafterChoice::None };

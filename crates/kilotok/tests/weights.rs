@@ -361,6 +361,26 @@ fn an_index_must_match_its_files() {
 }
 
 #[test]
+fn an_index_written_for_other_chunks_is_refused() {
+    let tiny = Tiny::new(21, PRO_FP4);
+    let write = |tp_size: serde_json::Value| {
+        let dir = tiny.write();
+        let names = tiny.tensors.iter().map(|tensor| tensor.described.0.clone());
+        let map: serde_json::Map<_, _> =
+            names.map(|name| (name, json!("model.safetensors"))).collect();
+        let index = json!({"metadata": {"tp_size": tp_size}, "weight_map": map});
+        dir.write("model.safetensors.index.json", index.to_string());
+        dir
+    };
+    // Two key/value heads in the full layers make two chunks.
+    load(write(json!(2)).path(), None).unwrap();
+    for wrong in [json!(1), json!(4), json!("two")] {
+        let error = load(write(wrong).path(), None).unwrap_err().to_string();
+        assert!(error.contains("index.json: metadata.tp_size"), "{error}");
+    }
+}
+
+#[test]
 fn one_tensor_in_two_files_is_refused() {
     let tiny = Tiny::new(14, BF16);
     let dir = tiny.write();

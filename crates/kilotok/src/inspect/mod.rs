@@ -17,7 +17,7 @@ pub use traffic::{KvBytes, RankMemory, ReadBytes};
 use crate::config::{self, Announced, DrafterChoice, Quantization, Texts};
 use crate::error::Result;
 use crate::weights::catalog::{Access, Catalog};
-use crate::weights::resolve::{Resolver, check_demand};
+use crate::weights::resolve::{Resolver, check_outline};
 use crate::weights::table::{DrafterTable, ModelTable};
 use crate::weights::{WeightPlan, names, open_drafter};
 
@@ -81,7 +81,7 @@ fn summarise(
     sidecar: Option<&Catalog>,
 ) -> Result<Inspection> {
     let spec = &announced.spec;
-    check_demand(spec, catalog)?;
+    check_outline(spec, catalog)?;
     let table = ModelTable::new(spec);
     let mut resolver = Resolver::new(catalog, announced.quantization);
     let target = table
@@ -113,7 +113,7 @@ fn summarise(
         .into_iter()
         .map(|ranks| match WeightPlan::new(spec, ranks) {
             Ok(plan) => traffic::rank_memory(&plan, &target, &draft),
-            Err(error) => RankMemory { ranks, bytes: None, reason: Some(error.to_string()) },
+            Err(error) => RankMemory { ranks, bytes: None, reason: Some(traffic::reason(error)) },
         })
         .collect();
     let census = census.rows();

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use crate::error::Error;
 use crate::spec::{MlpSpec, ModelSpec};
 use crate::weights::WeightPlan;
 use crate::weights::resolve::Found;
@@ -135,6 +136,14 @@ pub(super) fn kv(spec: &ModelSpec) -> KvBytes {
     KvBytes { per_token, sliding_per_sequence: sliding, drafter_per_sequence, drafter_per_token }
 }
 
+/// Why there is no plan, without the parameter's name: the row says which rank count it is.
+pub(super) fn reason(error: Error) -> String {
+    match error {
+        Error::InvalidRequest { reason, .. } => reason,
+        other => other.to_string(),
+    }
+}
+
 pub(super) fn rank_memory(
     plan: &WeightPlan,
     target: &[(&Demand, Found<'_>)],
@@ -148,7 +157,7 @@ pub(super) fn rank_memory(
             match tensor.stored_as(slice, found.storage) {
                 Ok(stored) => *held = held.saturating_add(stored.num_bytes()),
                 Err(error) => {
-                    return RankMemory { ranks, bytes: None, reason: Some(error.to_string()) };
+                    return RankMemory { ranks, bytes: None, reason: Some(reason(error)) };
                 }
             }
         }

@@ -83,6 +83,8 @@ impl Entry {
 pub(crate) struct Catalog {
     sources: Vec<Source>,
     entries: BTreeMap<String, Entry>,
+    /// Index file and the ranks that it says fused projections were stored for.
+    pub(super) stored_for: Option<(String, u64)>,
 }
 
 impl Catalog {
@@ -99,6 +101,7 @@ impl Catalog {
             out.add_file(path, format!("{prefix}{name}"), access)?;
         }
         if let Some(index) = shards.index {
+            out.stored_for = index.tp_size.map(|ranks| (format!("{prefix}{}", index.name), ranks));
             for (tensor, file) in &index.weight_map {
                 let label = format!("{prefix}{file}");
                 let there = out.entries.get(tensor);

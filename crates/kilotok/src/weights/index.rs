@@ -29,6 +29,8 @@ pub(super) struct Index {
     pub(super) name: String,
     /// Tensor name -> shard file name.
     pub(super) weight_map: BTreeMap<String, String>,
+    /// `metadata.tp_size`: ranks that fused projections were stored for, where the writer says.
+    pub(super) tp_size: Option<u64>,
 }
 
 /// Finds the weight files of `dir`: those that its index names, or all of them without an index.
@@ -61,12 +63,12 @@ pub(super) fn find(dir: &Path) -> Result<Shards> {
         let path = dir.join(name);
         let text = std::fs::read_to_string(&path)
             .map_err(|error| Error::Io { path, reason: error.to_string() })?;
-        let weight_map = parse(name, &text)?;
-        let mut files: Vec<&String> = weight_map.values().collect();
+        let index = parse(name, &text)?;
+        let mut files: Vec<&String> = index.weight_map.values().collect();
         files.sort_unstable();
         files.dedup();
         let files = files.into_iter().map(|file| dir.join(file)).collect();
-        return Ok(Shards { files, index: Some(Index { name: (*name).clone(), weight_map }) });
+        return Ok(Shards { files, index: Some(index) });
     }
     let files: Vec<PathBuf> = names
         .iter()
@@ -82,8 +84,8 @@ pub(super) fn find(dir: &Path) -> Result<Shards> {
     Ok(Shards { files, index: None })
 }
 
-/// Parses an index: `{"weight_map": {tensor: file}}`.
-pub(super) fn parse(name: &str, text: &str) -> Result<BTreeMap<String, String>> {
+/// Parses an index: `{"metadata": {...}, "weight_map": {tensor: file}}`.
+fn parse(name: &str, text: &str) -> Result<Index> {
     let map = parse_object(name, text)?;
     let weight_map = map.get("weight_map").and_then(Value::as_object);
     let weight_map =
@@ -105,5 +107,12 @@ pub(super) fn parse(name: &str, text: &str) -> Result<BTreeMap<String, String>> 
     if out.is_empty() {
         return Err(Error::model_format(name, "weight_map is empty"));
     }
-    Ok(out)
+    // Other metadata (total_size, save_format) says nothing that headers do not.
+    let tp_size = match map.get("metadata").and_then(|metadata| metadata.get("tp_size")) {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(value.as_u64().ok_or_else(|| {
+            Error::model_format(format!("{name}: metadata.tp_size"), "expected a whole number")
+        })?),
+    };
+    Ok(Index { name: name.to_owned(), weight_map: out, tp_size })
 }

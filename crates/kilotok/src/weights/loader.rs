@@ -7,7 +7,7 @@ use super::catalog::{Access, Catalog};
 use super::mask_embedding;
 use super::names;
 use super::progress::{Progress, make_resident};
-use super::resolve::check_demand;
+use super::resolve::check_outline;
 use super::table::{DrafterTable, ModelTable};
 use super::tensor::TensorData;
 use crate::config::{self, Announced, DrafterChoice, Quantization, Texts};
@@ -129,7 +129,7 @@ fn assemble(
     report: &mut dyn FnMut(Progress),
 ) -> Result<Model> {
     let spec = announced.spec;
-    check_demand(&spec, target.resolver.catalog)?;
+    check_outline(&spec, target.resolver.catalog)?;
     let table = ModelTable::new(&spec);
     // Everything a header can tell is checked before any data is read.
     target.resolve_all(table.iter(), names::SKIPPED)?;

@@ -7,7 +7,7 @@ use super::table::{Demand, Part, Shape};
 use super::tensor::Dtype;
 use crate::config::Quantization;
 use crate::error::{Error, Result};
-use crate::spec::{MlpSpec, ModelSpec};
+use crate::spec::{MlpSpec, ModelSpec, QkvLayout};
 
 /// Side of an FP8 scale block.
 pub(crate) const FP8_BLOCK: usize = 128;
@@ -31,12 +31,13 @@ pub(crate) struct Found<'c> {
     pub(crate) scale: Option<(String, &'c Entry)>,
 }
 
-/// Refuses a configuration that demands far more tensors than there are, before a table of them
-/// is built: a single number in a small file could ask for gigabytes of names.
+/// Compares configuration and catalog as wholes, before a table of tensors is built.
 ///
 /// # Errors
-/// [`Error::ModelFormat`] naming the number of experts.
-pub(crate) fn check_demand(spec: &ModelSpec, catalog: &Catalog) -> Result<()> {
+/// [`Error::ModelFormat`] where there are far more experts than tensors (a single number in a
+/// small file could ask for gigabytes of names), or where the index says that fused projections
+/// were stored for another number of chunks than the configuration implies.
+pub(crate) fn check_outline(spec: &ModelSpec, catalog: &Catalog) -> Result<()> {
     let experts: u64 = spec
         .layers
         .iter()
@@ -52,7 +53,14 @@ pub(crate) fn check_demand(spec: &ModelSpec, catalog: &Catalog) -> Result<()> {
             format!("{experts} experts in all layers, but only {found} tensors"),
         ));
     }
-    Ok(())
+    let Some((index, ranks)) = &catalog.stored_for else { return Ok(()) };
+    match spec.layers.first().map(|layer| layer.attention.layout) {
+        Some(QkvLayout::Fused { chunks }) if chunks as u64 != *ranks => Err(Error::model_format(
+            format!("{index}: metadata.tp_size"),
+            format!("{ranks}, but num_key_value_heads makes {chunks} chunks of qkv_proj"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Finds demanded tensors and remembers which names were used.

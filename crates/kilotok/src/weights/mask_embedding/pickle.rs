@@ -1,7 +1,7 @@
 //! A pickle reader for one tensor: it builds values, looks no name up and calls nothing.
 //!
 //! Understood are the opcodes with which torch writes a tensor or a dictionary with one tensor
-//! and numbers; any other opcode, and any global but the four below, is an error that names it.
+//! and numbers; any other opcode, and any global but the five below, is an error that names it.
 
 use std::collections::HashMap;
 use std::rc::Rc;

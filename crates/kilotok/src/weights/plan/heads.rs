@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::error::{Error, Result};
 use crate::spec::{AttentionSpec, HeadMap};
 use crate::weights::table::Part;
 
@@ -37,21 +36,15 @@ pub(super) struct HeadShare {
 }
 
 impl HeadShare {
-    /// The share of `rank` of `ranks`.
-    pub(super) fn new(shape: &Shape, rank: usize, ranks: usize) -> Result<Self> {
+    /// The share of `rank` of `ranks`, or why there is none.
+    pub(super) fn new(shape: &Shape, rank: usize, ranks: usize) -> Result<Self, String> {
         let (heads, kv_heads) = (shape.heads, shape.kv_heads);
         if heads % ranks != 0 {
-            return Err(Error::invalid(
-                "ranks",
-                format!("{heads} query heads do not divide over {ranks} ranks"),
-            ));
+            return Err(format!("{heads} query heads do not divide over {ranks} ranks"));
         }
         let (own, group) = (heads / ranks, heads / kv_heads);
         if own % group != 0 && group % own != 0 {
-            return Err(Error::invalid(
-                "ranks",
-                format!("{kv_heads} key/value heads do not divide over {ranks} ranks"),
-            ));
+            return Err(format!("{kv_heads} key/value heads do not divide over {ranks} ranks"));
         }
         let query = rank * own..(rank + 1) * own;
         let kv = query.start / group..query.end.div_ceil(group);

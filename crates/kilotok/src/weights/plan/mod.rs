@@ -127,7 +127,11 @@ impl Cuts<'_> {
         };
         (0..self.ranks)
             .map(|rank| {
-                let share = HeadShare::new(&shape, rank, self.ranks)?;
+                let share = HeadShare::new(&shape, rank, self.ranks).map_err(|reason| {
+                    let drafter = matches!(demand.place, Place::DraftLayer(_));
+                    let whose = if drafter { "drafter" } else { "target" };
+                    Error::invalid("ranks", format!("{whose}: {reason}"))
+                })?;
                 Ok(match demand.part {
                     Part::Output => {
                         let q = &share.query;
