@@ -106,3 +106,15 @@ def test_the_crate_to_embed_has_no_runtime_and_no_python(cargo_metadata):
         ]
     reached = {names[package_id] for package_id in seen}
     assert not reached & {"tokio", "pyo3", "axum", "hyper", "reqwest"}
+
+
+def test_only_the_driver_layer_uses_a_cuda_binding(cargo_metadata):
+    members = set(cargo_metadata["workspace_members"])
+    users = {
+        package["name"]
+        for package in cargo_metadata["packages"]
+        if package["id"] in members
+        for dep in package["dependencies"]
+        if dep["name"] == "cudarc"
+    }
+    assert users == {"kilotok-gpu"}

@@ -1,10 +1,20 @@
-//! The CUDA driver's C interface: the functions used here, their signatures, and how they are found.
+//! The CUDA driver: how it is found, checked and started before cudarc may call it, and how its errors are told.
 //!
-//! Written by hand against the interface of CUDA 13.0 (`cuda.h`): about thirty signatures. A general binding would bring
-//! its own way to find the library and panics where a symbol is absent. Result codes stay plain integers, because a
-//! newer driver may return codes that no list knows.
+//! cudarc declares the driver's functions and calls them; it opens the library itself, at its first call, and panics when
+//! the library or a function is absent. So the library is opened here first, and no cudarc function is called before
+//! [`Driver::open`] and [`Driver::start`] have seen that it is new enough, has everything that is called, starts, and is
+//! the very library that cudarc opens.
+//!
+//! Four functions stay declared by hand. `cuDriverGetVersion` and `cuInit` come before all that; the two that describe a
+//! status have to take any number, while cudarc's list of codes ends with CUDA 13.0. A newer driver may return a code
+//! that is not in the list. cudarc's result is then no value of its enum; the compiler makes use only of values above
+//! the largest code (`CUDA_ERROR_UNKNOWN`, 999) for other purposes, and no driver returns one. To stay on that side, a
+//! result is nowhere matched or formatted as an enum, only compared with success and turned into its number.
 
 use std::ffi::{CStr, OsStr, c_char, c_int, c_uint, c_void};
+
+use cudarc::driver::{DriverError, sys};
+use libloading::Library;
 
 use crate::error::GpuError;
 use crate::probe::DriverVersion;
@@ -12,206 +22,177 @@ use crate::probe::DriverVersion;
 /// Code from nvcc 13.0 needs a driver of at least this CUDA version.
 const NEEDED: DriverVersion = DriverVersion { major: 13, minor: 0 };
 
-pub(crate) type Status = c_uint;
-pub(crate) type Device = c_int;
-pub(crate) type DevicePtr = u64;
+/// Every driver function that this crate reaches, directly or through cudarc's safe types.
+///
+/// A function that is called and not listed here would panic on a driver that lacks it; `device_tests.rs` runs everything
+/// against a stand-in that has exactly these.
+pub(crate) const FUNCTIONS: &[&str] = &[
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuDeviceGet",
+    "cuDeviceGetAttribute",
+    "cuDeviceGetCount",
+    "cuDeviceGetName",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuDevicePrimaryCtxRetain",
+    "cuDeviceTotalMem_v2",
+    "cuDriverGetVersion",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventElapsedTime_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuFuncGetAttribute",
+    "cuFuncSetAttribute",
+    "cuGetErrorName",
+    "cuGetErrorString",
+    "cuInit",
+    "cuKernelGetFunction",
+    "cuLaunchKernelEx",
+    "cuLibraryGetKernel",
+    "cuLibraryLoadData",
+    "cuLibraryUnload",
+    "cuMemAlloc_v2",
+    "cuMemFreeHost",
+    "cuMemFree_v2",
+    "cuMemGetInfo_v2",
+    "cuMemHostAlloc",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuOccupancyMaxActiveBlocksPerMultiprocessor",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+];
 
-macro_rules! handles {
-    ($($(#[$doc:meta])* $name:ident)*) => {
-        $(
-            $(#[$doc])*
-            #[repr(transparent)]
-            #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-            pub(crate) struct $name(pub(crate) *mut c_void);
+type Status = c_uint;
+type Init = unsafe extern "C" fn(c_uint) -> Status;
+type GetVersion = unsafe extern "C" fn(*mut c_int) -> Status;
+type GetText = unsafe extern "C" fn(Status, *mut *const c_char) -> Status;
 
-            impl $name {
-                pub(crate) const NULL: Self = Self(std::ptr::null_mut());
-            }
+/// `CUDA_ERROR_NO_DEVICE`: `cuInit` says it when no GPU is visible.
+const NO_DEVICE: Status = sys::CUresult::CUDA_ERROR_NO_DEVICE as Status;
+const OUT_OF_MEMORY: Status = sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY as Status;
 
-            // SAFETY: a handle is an opaque name that the driver looks up; the driver API may be called from any
-            // thread. The objects that own handles (Context, Stream, ...) order destruction after use.
-            unsafe impl Send for $name {}
-            // SAFETY: as above; the pointer is never dereferenced on the host.
-            unsafe impl Sync for $name {}
-        )*
-    };
+/// The opened driver library.
+#[derive(Debug)]
+pub(crate) struct Driver {
+    /// The CUDA version that the driver supports.
+    pub(crate) version: DriverVersion,
+    init: Init,
+    get_error_name: GetText,
+    get_error_string: GetText,
+    /// Keeps the functions above mapped, and the library open for cudarc.
+    library: Library,
 }
-
-handles! {
-    /// `CUcontext`
-    ContextHandle
-    /// `CUstream`
-    StreamHandle
-    /// `CUevent`
-    EventHandle
-    /// `CUlibrary`
-    LibraryHandle
-    /// `CUkernel`
-    KernelHandle
-    /// `CUfunction`
-    FunctionHandle
-}
-
-/// `CUlaunchAttribute`: an id and a union of 64 bytes, of which only leading integers are used here.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct LaunchAttribute {
-    pub(crate) id: c_uint,
-    pub(crate) pad: [u8; 4],
-    pub(crate) value: LaunchValue,
-}
-
-/// `CUlaunchAttributeValue`, seen as integers.
-#[repr(C, align(8))]
-#[derive(Clone, Copy)]
-pub(crate) struct LaunchValue(pub(crate) [c_int; 16]);
-
-/// `CUlaunchConfig`
-#[repr(C)]
-pub(crate) struct RawLaunchConfig {
-    pub(crate) grid: [c_uint; 3],
-    pub(crate) block: [c_uint; 3],
-    pub(crate) shared_bytes: c_uint,
-    pub(crate) stream: StreamHandle,
-    pub(crate) attributes: *mut LaunchAttribute,
-    pub(crate) num_attributes: c_uint,
-}
-
-const _: () = assert!(size_of::<LaunchAttribute>() == 72, "CUlaunchAttribute has 72 bytes");
-const _: () = assert!(size_of::<RawLaunchConfig>() == 56, "CUlaunchConfig has 56 bytes");
-
-macro_rules! driver {
-    ($($field:ident = $symbol:literal ($($arg:ty),*);)*) => {
-        /// The opened driver library with the functions found in it.
-        #[derive(Debug)]
-        pub(crate) struct Driver {
-            $(pub(crate) $field: unsafe extern "C" fn($($arg),*) -> Status,)*
-            /// The CUDA version that the driver supports.
-            pub(crate) version: DriverVersion,
-            /// Keeps the functions above mapped.
-            _library: libloading::Library,
-        }
-
-        impl Driver {
-            /// Opens the library called `name`, checks its version and finds every function.
-            ///
-            /// # Errors
-            /// [`GpuError::NoDriver`] when the library or one of its functions is absent,
-            /// [`GpuError::DriverTooOld`].
-            pub(crate) fn open(name: &OsStr) -> Result<Self, GpuError> {
-                // SAFETY: loading runs the library's initialisers. `name` is the driver's soname (or a stand-in in
-                // tests), whose initialisers may run on any thread.
-                let library = unsafe { libloading::Library::new(name) }
-                    .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
-                // First of all: an old driver lacks some of the functions below.
-                let version = version_of(&library)?;
-                $(
-                    // SAFETY: the type is the one that cuda.h declares for this symbol. The pointer outlives the
-                    // symbol borrow because `_library` lives in the same struct.
-                    let $field = unsafe {
-                        library.get::<unsafe extern "C" fn($($arg),*) -> Status>($symbol)
-                    }
-                    .map(|symbol| *symbol)
-                    .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
-                )*
-                Ok(Self { $($field,)* version, _library: library })
-            }
-        }
-    };
-}
-
-driver! {
-    init = b"cuInit\0" (c_uint);
-    device_get_count = b"cuDeviceGetCount\0" (*mut c_int);
-    device_get = b"cuDeviceGet\0" (*mut Device, c_int);
-    device_get_name = b"cuDeviceGetName\0" (*mut c_char, c_int, Device);
-    device_total_mem = b"cuDeviceTotalMem_v2\0" (*mut usize, Device);
-    device_get_attribute = b"cuDeviceGetAttribute\0" (*mut c_int, c_uint, Device);
-    get_error_name = b"cuGetErrorName\0" (Status, *mut *const c_char);
-    get_error_string = b"cuGetErrorString\0" (Status, *mut *const c_char);
-    primary_ctx_retain = b"cuDevicePrimaryCtxRetain\0" (*mut ContextHandle, Device);
-    primary_ctx_release = b"cuDevicePrimaryCtxRelease_v2\0" (Device);
-    ctx_set_current = b"cuCtxSetCurrent\0" (ContextHandle);
-    mem_get_info = b"cuMemGetInfo_v2\0" (*mut usize, *mut usize);
-    stream_create = b"cuStreamCreate\0" (*mut StreamHandle, c_uint);
-    stream_destroy = b"cuStreamDestroy_v2\0" (StreamHandle);
-    stream_synchronize = b"cuStreamSynchronize\0" (StreamHandle);
-    event_create = b"cuEventCreate\0" (*mut EventHandle, c_uint);
-    event_destroy = b"cuEventDestroy_v2\0" (EventHandle);
-    event_record = b"cuEventRecord\0" (EventHandle, StreamHandle);
-    event_synchronize = b"cuEventSynchronize\0" (EventHandle);
-    event_elapsed_time = b"cuEventElapsedTime_v2\0" (*mut f32, EventHandle, EventHandle);
-    library_load_data = b"cuLibraryLoadData\0" (
-        *mut LibraryHandle, *const c_void, *mut c_void, *mut c_void, c_uint, *mut c_void, *mut c_void, c_uint
-    );
-    library_unload = b"cuLibraryUnload\0" (LibraryHandle);
-    library_get_kernel = b"cuLibraryGetKernel\0" (*mut KernelHandle, LibraryHandle, *const c_char);
-    kernel_get_function = b"cuKernelGetFunction\0" (*mut FunctionHandle, KernelHandle);
-    func_get_attribute = b"cuFuncGetAttribute\0" (*mut c_int, c_uint, FunctionHandle);
-    func_set_attribute = b"cuFuncSetAttribute\0" (FunctionHandle, c_uint, c_int);
-    occupancy = b"cuOccupancyMaxActiveBlocksPerMultiprocessor\0" (*mut c_int, FunctionHandle, c_int, usize);
-    launch_kernel_ex = b"cuLaunchKernelEx\0" (
-        *const RawLaunchConfig, FunctionHandle, *mut *mut c_void, *mut *mut c_void
-    );
-    mem_alloc = b"cuMemAlloc_v2\0" (*mut DevicePtr, usize);
-    mem_free = b"cuMemFree_v2\0" (DevicePtr);
-    memcpy_htod_async = b"cuMemcpyHtoDAsync_v2\0" (DevicePtr, *const c_void, usize, StreamHandle);
-    memcpy_dtoh_async = b"cuMemcpyDtoHAsync_v2\0" (*mut c_void, DevicePtr, usize, StreamHandle);
-    memset_d8_async = b"cuMemsetD8Async\0" (DevicePtr, u8, usize, StreamHandle);
-    mem_host_alloc = b"cuMemHostAlloc\0" (*mut *mut c_void, usize, c_uint);
-    mem_free_host = b"cuMemFreeHost\0" (*mut c_void);
-}
-
-/// `CUDA_ERROR_OUT_OF_MEMORY`
-const OUT_OF_MEMORY: Status = 2;
 
 impl Driver {
-    /// Turns the status of `call` into an error with the driver's own words.
-    pub(crate) fn check(&self, call: &'static str, status: Status) -> Result<(), GpuError> {
-        if status == 0 {
-            return Ok(());
+    /// Opens the library called `name`, checks its version and that it has every function.
+    ///
+    /// # Errors
+    /// [`GpuError::NoDriver`] when the library or one of its functions is absent, [`GpuError::DriverTooOld`].
+    pub(crate) fn open(name: &OsStr) -> Result<Self, GpuError> {
+        // SAFETY: loading runs the library's initialisers. `name` is the driver's soname (or a stand-in in tests), whose
+        // initialisers may run on any thread.
+        let library = unsafe { Library::new(name) }
+            .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
+        // First of all: an old driver lacks some of the functions.
+        let version = version_of(&library)?;
+        for name in FUNCTIONS {
+            address(&library, name)?;
         }
-        let name = Self::text_of(self.get_error_name, status);
-        let detail = Self::text_of(self.get_error_string, status);
-        Err(GpuError::Driver { call, code: status, name, detail })
+        // SAFETY: the types are the ones that cuda.h declares, with the enum of codes as the integer that it is. The
+        // pointers outlive the symbols' borrows because `library` lives in the same struct.
+        let (init, get_error_name, get_error_string) = unsafe {
+            (
+                function::<Init>(&library, "cuInit")?,
+                function::<GetText>(&library, "cuGetErrorName")?,
+                function::<GetText>(&library, "cuGetErrorString")?,
+            )
+        };
+        Ok(Self { version, init, get_error_name, get_error_string, library })
+    }
+
+    /// Starts the driver; from here on cudarc's functions may be called.
+    ///
+    /// # Errors
+    /// [`GpuError::NoDevice`]; [`GpuError::Driver`] when it does not start; [`GpuError::NoDriver`] when cudarc would open
+    /// another library.
+    pub(crate) fn start(&self) -> Result<(), GpuError> {
+        // SAFETY: cuInit takes flags that must be 0.
+        match unsafe { (self.init)(0) } {
+            0 => self.check_cudarc_library(),
+            NO_DEVICE => Err(GpuError::NoDevice),
+            status => Err(self.failure("cuInit", status)),
+        }
+    }
+
+    /// cudarc opens the first file it finds of several names, `libcuda.so` first: it has to be this library.
+    fn check_cudarc_library(&self) -> Result<(), GpuError> {
+        // SAFETY: only opens and closes libraries of the driver's names, which run on any thread.
+        if !unsafe { sys::is_culib_present() } {
+            let detail = "the driver library is open and cannot be opened again".into();
+            return Err(GpuError::NoDriver { detail });
+        }
+        // SAFETY: as above. It does not panic: the line above has just opened the same file.
+        let theirs = unsafe { sys::culib() };
+        for name in FUNCTIONS {
+            if address(theirs, name)? != address(&self.library, name)? {
+                let detail = "libcuda.so and libcuda.so.1 are different libraries; the first may be a stub of the CUDA \
+                              toolkit, whose folder must not be in LD_LIBRARY_PATH"
+                    .into();
+                return Err(GpuError::NoDriver { detail });
+            }
+        }
+        Ok(())
+    }
+
+    /// Names the `call` that a result of cudarc belongs to and adds the driver's own words.
+    pub(crate) fn check<T>(
+        &self,
+        call: &'static str,
+        result: Result<T, DriverError>,
+    ) -> Result<T, GpuError> {
+        result.map_err(|DriverError(code)| self.failure(call, code as Status))
     }
 
     /// Like [`Self::check`], for calls that reserve `bytes`.
-    pub(crate) fn check_allocation(
+    pub(crate) fn check_allocation<T>(
         &self,
         call: &'static str,
-        status: Status,
+        result: Result<T, DriverError>,
         kind: &'static str,
         bytes: usize,
-    ) -> Result<(), GpuError> {
-        if status == OUT_OF_MEMORY {
-            return Err(GpuError::OutOfMemory { kind, bytes });
-        }
-        self.check(call, status)
+    ) -> Result<T, GpuError> {
+        result.map_err(|DriverError(code)| match code as Status {
+            OUT_OF_MEMORY => GpuError::OutOfMemory { kind, bytes },
+            status => self.failure(call, status),
+        })
     }
 
-    /// What `cuGetErrorName` or `cuGetErrorString` says about `status`.
-    fn text_of(
-        get: unsafe extern "C" fn(Status, *mut *const c_char) -> Status,
-        status: Status,
-    ) -> String {
-        let mut text = std::ptr::null();
-        // SAFETY: `text` is a valid place for one pointer.
-        let found = unsafe { get(status, &raw mut text) };
-        if found != 0 || text.is_null() {
-            return "unknown".into();
-        }
-        // SAFETY: the driver returns a zero-terminated string with static lifetime, kept mapped by `_library`.
-        unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+    fn failure(&self, call: &'static str, status: Status) -> GpuError {
+        let name = text_of(self.get_error_name, status);
+        let detail = text_of(self.get_error_string, status);
+        GpuError::Driver { call, code: status, name, detail }
     }
 }
 
-fn version_of(library: &libloading::Library) -> Result<DriverVersion, GpuError> {
-    // SAFETY: the type is the one that cuda.h declares for this symbol.
-    let get = unsafe {
-        library.get::<unsafe extern "C" fn(*mut c_int) -> Status>(b"cuDriverGetVersion\0")
+/// What `cuGetErrorName` or `cuGetErrorString` says about `status`.
+fn text_of(get: GetText, status: Status) -> String {
+    let mut text = std::ptr::null();
+    // SAFETY: `text` is a valid place for one pointer; an unknown status is answered with an error.
+    let found = unsafe { get(status, &raw mut text) };
+    if found != 0 || text.is_null() {
+        return "unknown".into();
     }
-    .map_err(|error| GpuError::NoDriver { detail: describe(&error) })?;
+    // SAFETY: the driver returns a zero-terminated string with static lifetime, kept mapped by the open library.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
+}
+
+fn version_of(library: &Library) -> Result<DriverVersion, GpuError> {
+    // SAFETY: the type is the one that cuda.h declares for this function.
+    let get = unsafe { function::<GetVersion>(library, "cuDriverGetVersion")? };
     let mut number: c_int = 0;
     // SAFETY: `number` is a valid place for one integer; this function may be called before cuInit.
     let status = unsafe { get(&raw mut number) };
@@ -225,6 +206,21 @@ fn version_of(library: &libloading::Library) -> Result<DriverVersion, GpuError> 
         return Err(GpuError::DriverTooOld { have, need: NEEDED });
     }
     Ok(have)
+}
+
+/// Where `name` lies, to see that it exists and to compare.
+fn address(library: &Library, name: &str) -> Result<*const c_void, GpuError> {
+    // SAFETY: any symbol may be seen as an address, which is only compared.
+    unsafe { function::<*const c_void>(library, name) }
+}
+
+/// # Safety
+/// `T` has to be the type of `name` as a pointer, and must not be used after `library` is closed.
+unsafe fn function<T: Copy>(library: &Library, name: &str) -> Result<T, GpuError> {
+    // SAFETY: the caller's promise.
+    unsafe { library.get::<T>(name) }
+        .map(|symbol| *symbol)
+        .map_err(|error| GpuError::NoDriver { detail: describe(&error) })
 }
 
 /// The loader's own sentence; libloading's Display leaves it out.

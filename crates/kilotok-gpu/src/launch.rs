@@ -5,16 +5,15 @@
 use std::ffi::{c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
-use crate::driver::{LaunchAttribute, LaunchValue, RawLaunchConfig};
+use cudarc::driver::sys::{
+    CUlaunchAttribute, CUlaunchAttributeID, CUlaunchAttributeValue, CUlaunchConfig,
+    cuLaunchKernelEx,
+};
+
 use crate::error::GpuError;
 use crate::library::Kernel;
 use crate::mem::DeviceCopy;
 use crate::stream::Stream;
-
-/// `CU_LAUNCH_ATTRIBUTE_COOPERATIVE`
-const COOPERATIVE: c_uint = 2;
-/// `CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION`
-const PROGRAMMATIC_SERIALIZATION: c_uint = 6;
 
 /// The shape of a launch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,38 +60,41 @@ impl Kernel {
         args: &A,
     ) -> Result<(), GpuError> {
         let driver = self.context().bind()?;
-        let switches = [
-            (COOPERATIVE, config.is_cooperative),
-            (PROGRAMMATIC_SERIALIZATION, config.is_programmatic),
-        ];
-        let mut attributes: Vec<LaunchAttribute> = switches
-            .into_iter()
-            .filter(|&(_, is_on)| is_on)
-            .map(|(id, _)| {
-                let mut value = [0 as c_int; 16];
-                value[0] = 1;
-                LaunchAttribute { id, pad: [0; 4], value: LaunchValue(value) }
-            })
-            .collect();
-        let raw = RawLaunchConfig {
-            grid: config.grid,
-            block: config.block,
-            shared_bytes: config.shared_bytes,
-            stream: stream.handle(),
-            attributes: attributes.as_mut_ptr(),
-            num_attributes: attributes.len() as c_uint,
+        let mut attributes = Vec::with_capacity(2);
+        if config.is_cooperative {
+            attributes.push(switch_on(CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_COOPERATIVE));
+        }
+        if config.is_programmatic {
+            attributes.push(switch_on(
+                CUlaunchAttributeID::CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION,
+            ));
+        }
+        let raw = CUlaunchConfig {
+            gridDimX: config.grid[0],
+            gridDimY: config.grid[1],
+            gridDimZ: config.grid[2],
+            blockDimX: config.block[0],
+            blockDimY: config.block[1],
+            blockDimZ: config.block[2],
+            sharedMemBytes: config.shared_bytes,
+            hStream: stream.handle(),
+            attrs: attributes.as_mut_ptr(),
+            numAttrs: attributes.len() as c_uint,
         };
         let mut params: [*mut c_void; 1] = [std::ptr::from_ref(args).cast_mut().cast()];
         // SAFETY: the driver copies `raw`, the attributes and the argument before it returns; function and stream are
         // alive while `self` and `stream` are. The rest is the caller's promise.
         let status = unsafe {
-            (driver.launch_kernel_ex)(
-                &raw const raw,
-                self.function(),
-                params.as_mut_ptr(),
-                null_mut(),
-            )
+            cuLaunchKernelEx(&raw const raw, self.function(), params.as_mut_ptr(), null_mut())
         };
-        driver.check("cuLaunchKernelEx", status)
+        driver.check("cuLaunchKernelEx", status.result())
     }
+}
+
+/// The attribute `id`, which is a flag, with the value 1.
+fn switch_on(id: CUlaunchAttributeID) -> CUlaunchAttribute {
+    let mut value = CUlaunchAttributeValue { pad: [0; 64] };
+    // Every flag is an integer at the start of the union.
+    value.cooperative = 1 as c_int;
+    CUlaunchAttribute { id, pad: [0; 4], value }
 }

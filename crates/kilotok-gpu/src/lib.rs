@@ -8,11 +8,14 @@
 //! println!("{}", kilotok_gpu::report());
 //! ```
 //!
-//! The driver is called through signatures written down in `driver.rs`. Every object keeps alive what it needs: a
-//! buffer its context, a kernel its library, so that safe code cannot use anything after it is gone.
+//! The driver is called through cudarc, after `driver.rs` has seen that nothing it calls is missing. Every object keeps
+//! alive what it needs: a buffer its context, a kernel its library, so that safe code cannot use anything after it is
+//! gone.
 #![allow(unsafe_code, reason = "this crate is the safe layer over a C interface")]
 
 mod context;
+#[cfg(test)]
+mod device_tests;
 mod driver;
 mod error;
 mod launch;
@@ -21,6 +24,8 @@ pub mod mem;
 mod probe;
 mod report;
 mod selfcheck;
+#[cfg(test)]
+mod stand_in;
 mod stream;
 
 pub use context::Context;

@@ -1,21 +1,28 @@
 //! Embedded images on the device, and the kernels in them.
 
-use std::ffi::{CString, c_int, c_uint};
+use std::ffi::{CString, c_int};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
+use cudarc::driver::result::{function, occupancy};
+use cudarc::driver::sys::{self, CUfunction, CUfunction_attribute, CUlibrary};
 use kilotok_kernels::{Coverage, Image};
 
 use crate::context::Context;
-use crate::driver::{FunctionHandle, KernelHandle, LibraryHandle};
 use crate::error::GpuError;
 
 /// An image handed to the driver.
 #[derive(Debug)]
 pub struct Library {
     context: Arc<Context>,
-    handle: LibraryHandle,
+    handle: CUlibrary,
 }
+
+// SAFETY: the handle is a name that the driver looks up; the host never follows it, and the driver may be called from any
+// thread.
+unsafe impl Send for Library {}
+// SAFETY: as above; shared access only looks kernels up.
+unsafe impl Sync for Library {}
 
 impl Library {
     /// Loads the embedded image of `family`.
@@ -32,18 +39,21 @@ impl Library {
     }
 
     /// Not public: the driver trusts an image's bytes, and an `Image` can be made by anyone.
-    fn load(context: &Arc<Context>, image: &'static Image) -> Result<Arc<Self>, GpuError> {
+    pub(crate) fn load(
+        context: &Arc<Context>,
+        image: &'static Image,
+    ) -> Result<Arc<Self>, GpuError> {
         let capability = context.device().capability;
         if image.coverage(capability) == Coverage::None {
             let archs = image.archs.join(" ");
             return Err(GpuError::UnsupportedDevice { family: image.family, capability, archs });
         }
         let driver = context.bind()?;
-        let mut handle = LibraryHandle::NULL;
+        let mut handle = null_mut();
         // SAFETY: the bytes are a fatbin (checked by the tests of kilotok-kernels) with static lifetime; no options
         // are passed, so their arrays may be null.
         let status = unsafe {
-            (driver.library_load_data)(
+            sys::cuLibraryLoadData(
                 &raw mut handle,
                 image.bytes.as_ptr().cast(),
                 null_mut(),
@@ -54,7 +64,7 @@ impl Library {
                 0,
             )
         };
-        driver.check("cuLibraryLoadData", status)?;
+        driver.check("cuLibraryLoadData", status.result())?;
         Ok(Arc::new(Self { context: Arc::clone(context), handle }))
     }
 
@@ -66,24 +76,24 @@ impl Library {
         let c_name =
             CString::new(name).map_err(|_| GpuError::KernelName { name: name.to_owned() })?;
         let driver = self.context.bind()?;
-        let mut kernel = KernelHandle::NULL;
+        let mut kernel = null_mut();
         // SAFETY: the library is alive; `c_name` is zero-terminated and outlives the call.
         let status =
-            unsafe { (driver.library_get_kernel)(&raw mut kernel, self.handle, c_name.as_ptr()) };
-        driver.check("cuLibraryGetKernel", status)?;
-        let mut function = FunctionHandle::NULL;
+            unsafe { sys::cuLibraryGetKernel(&raw mut kernel, self.handle, c_name.as_ptr()) };
+        driver.check("cuLibraryGetKernel", status.result())?;
+        let mut function = null_mut();
         // SAFETY: the kernel belongs to the library above; the context is current.
-        let status = unsafe { (driver.kernel_get_function)(&raw mut function, kernel) };
-        driver.check("cuKernelGetFunction", status)?;
+        let status = unsafe { sys::cuKernelGetFunction(&raw mut function, kernel) };
+        driver.check("cuKernelGetFunction", status.result())?;
         Ok(Kernel { library: Arc::clone(self), function })
     }
 }
 
 impl Drop for Library {
     fn drop(&mut self) {
-        if let Ok(driver) = self.context.bind() {
+        if self.context.bind().is_ok() {
             // SAFETY: every Kernel holds an Arc of the library, so none is left.
-            let _ = unsafe { (driver.library_unload)(self.handle) };
+            let _ = unsafe { sys::cuLibraryUnload(self.handle) };
         }
     }
 }
@@ -92,8 +102,14 @@ impl Drop for Library {
 #[derive(Debug, Clone)]
 pub struct Kernel {
     library: Arc<Library>,
-    function: FunctionHandle,
+    function: CUfunction,
 }
+
+// SAFETY: the handle is a name that the driver looks up; the host never follows it, and the driver may be called from any
+// thread. The library it belongs to is kept alive beside it.
+unsafe impl Send for Kernel {}
+// SAFETY: as above.
+unsafe impl Sync for Kernel {}
 
 /// What the compiler and the driver say about a kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -117,21 +133,19 @@ impl Kernel {
     /// [`GpuError::Driver`].
     pub fn attributes(&self) -> Result<KernelAttributes, GpuError> {
         let driver = self.context().bind()?;
-        let read = |attribute: Attribute| -> Result<u32, GpuError> {
-            let mut value: c_int = 0;
-            // SAFETY: the function is alive while `self` is; `value` is a valid place for one integer.
-            let status = unsafe {
-                (driver.func_get_attribute)(&raw mut value, attribute as c_uint, self.function)
-            };
-            driver.check("cuFuncGetAttribute", status)?;
-            Ok(value.max(0) as u32)
+        let read = |attribute| -> Result<u32, GpuError> {
+            // SAFETY: the function is alive while `self` is.
+            let value = unsafe { function::get_function_attribute(self.function, attribute) };
+            Ok(driver.check("cuFuncGetAttribute", value)?.max(0) as u32)
         };
         Ok(KernelAttributes {
-            max_threads_per_block: read(Attribute::MaxThreadsPerBlock)?,
-            shared_bytes: read(Attribute::SharedBytes)?,
-            local_bytes: read(Attribute::LocalBytes)?,
-            num_registers: read(Attribute::NumRegisters)?,
-            binary_version: read(Attribute::BinaryVersion)?,
+            max_threads_per_block: read(
+                CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_THREADS_PER_BLOCK,
+            )?,
+            shared_bytes: read(CUfunction_attribute::CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES)?,
+            local_bytes: read(CUfunction_attribute::CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES)?,
+            num_registers: read(CUfunction_attribute::CU_FUNC_ATTRIBUTE_NUM_REGS)?,
+            binary_version: read(CUfunction_attribute::CU_FUNC_ATTRIBUTE_BINARY_VERSION)?,
         })
     }
 
@@ -141,15 +155,11 @@ impl Kernel {
     /// [`GpuError::Driver`] when the device has less.
     pub fn allow_shared_bytes(&self, bytes: u32) -> Result<(), GpuError> {
         let driver = self.context().bind()?;
+        let attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
         // SAFETY: the function is alive while `self` is.
-        let status = unsafe {
-            (driver.func_set_attribute)(
-                self.function,
-                Attribute::MaxDynamicSharedBytes as c_uint,
-                bytes as c_int,
-            )
-        };
-        driver.check("cuFuncSetAttribute", status)
+        let result =
+            unsafe { function::set_function_attribute(self.function, attribute, bytes as c_int) };
+        driver.check("cuFuncSetAttribute", result)
     }
 
     /// How many blocks of this shape fit on one SM at a time.
@@ -158,17 +168,15 @@ impl Kernel {
     /// [`GpuError::Driver`].
     pub fn blocks_per_sm(&self, threads: u32, shared_bytes: u32) -> Result<u32, GpuError> {
         let driver = self.context().bind()?;
-        let mut blocks: c_int = 0;
-        // SAFETY: the function is alive while `self` is; `blocks` is a valid place for one integer.
-        let status = unsafe {
-            (driver.occupancy)(
-                &raw mut blocks,
+        // SAFETY: the function is alive while `self` is.
+        let blocks = unsafe {
+            occupancy::max_active_block_per_multiprocessor(
                 self.function,
                 threads as c_int,
                 shared_bytes as usize,
             )
         };
-        driver.check("cuOccupancyMaxActiveBlocksPerMultiprocessor", status)?;
+        let blocks = driver.check("cuOccupancyMaxActiveBlocksPerMultiprocessor", blocks)?;
         Ok(blocks.max(0) as u32)
     }
 
@@ -176,18 +184,7 @@ impl Kernel {
         &self.library.context
     }
 
-    pub(crate) fn function(&self) -> FunctionHandle {
+    pub(crate) fn function(&self) -> CUfunction {
         self.function
     }
-}
-
-/// `CUfunction_attribute`, as far as used.
-#[derive(Clone, Copy)]
-enum Attribute {
-    MaxThreadsPerBlock = 0,
-    SharedBytes = 1,
-    LocalBytes = 3,
-    NumRegisters = 4,
-    BinaryVersion = 6,
-    MaxDynamicSharedBytes = 8,
 }

@@ -1,17 +1,18 @@
 //! Looks for a usable driver and its devices. Never panics; every way to fail is a state.
 
-use std::ffi::{CStr, OsStr, c_int, c_uint};
+use std::ffi::{CStr, OsStr, c_int};
 use std::fmt;
 use std::sync::OnceLock;
 
-use crate::driver::{Device, Driver};
+use cudarc::driver::result;
+use cudarc::driver::sys::{CUdevice_attribute, cuDeviceGetName};
+
+use crate::driver::Driver;
 use crate::error::GpuError;
 
 /// The driver library's soname on Linux.
 const LIBRARY: &str = "libcuda.so.1";
 
-/// `CUDA_ERROR_NO_DEVICE`: `cuInit` says it when no GPU is visible.
-const NO_DEVICE: c_uint = 100;
 /// Room for a device name.
 const NAME_BYTES: usize = 256;
 
@@ -126,7 +127,7 @@ fn look(library: &OsStr) -> Found {
         Ok(driver) => driver,
         Err(error) => return Found { driver: None, probe: failed(&error) },
     };
-    let probe = start(&driver).unwrap_or_else(|error| failed(&error));
+    let probe = list(&driver).unwrap_or_else(|error| failed(&error));
     Found { driver: Some(driver), probe }
 }
 
@@ -134,21 +135,15 @@ fn failed(error: &GpuError) -> Probe {
     match error {
         GpuError::NoDriver { detail } => Probe::NoDriver { detail: detail.clone() },
         GpuError::DriverTooOld { have, need } => Probe::DriverTooOld { have: *have, need: *need },
+        GpuError::NoDevice => Probe::NoDevice,
         other => Probe::NoDriver { detail: other.to_string() },
     }
 }
 
-fn start(driver: &Driver) -> Result<Probe, GpuError> {
-    // SAFETY: cuInit takes flags that must be 0.
-    let status = unsafe { (driver.init)(0) };
-    if status == NO_DEVICE {
-        return Ok(Probe::NoDevice);
-    }
-    driver.check("cuInit", status)?;
-
-    let mut count: c_int = 0;
-    // SAFETY: `count` is a valid place for one integer.
-    driver.check("cuDeviceGetCount", unsafe { (driver.device_get_count)(&raw mut count) })?;
+/// Starts the driver and describes its devices.
+fn list(driver: &Driver) -> Result<Probe, GpuError> {
+    driver.start()?;
+    let count = driver.check("cuDeviceGetCount", result::device::get_count())?;
     let devices: Vec<DeviceInfo> =
         (0..count).map(|index| describe(driver, index)).collect::<Result<_, _>>()?;
     Ok(if devices.is_empty() {
@@ -158,58 +153,42 @@ fn start(driver: &Driver) -> Result<Probe, GpuError> {
     })
 }
 
-/// The driver's handle of device `index`.
-pub(crate) fn device_handle(driver: &Driver, index: c_int) -> Result<Device, GpuError> {
-    let mut device: Device = 0;
-    // SAFETY: `device` is a valid place for one handle; a wrong index is an error status.
-    driver.check("cuDeviceGet", unsafe { (driver.device_get)(&raw mut device, index) })?;
-    Ok(device)
-}
-
 fn describe(driver: &Driver, index: c_int) -> Result<DeviceInfo, GpuError> {
-    let device = device_handle(driver, index)?;
+    let device = driver.check("cuDeviceGet", result::device::get(index))?;
     let mut name = [0u8; NAME_BYTES];
+    // Not cudarc's get_name, which panics when the driver leaves no zero.
     // SAFETY: the driver writes at most NAME_BYTES bytes, the zero included, into `name`.
-    let status =
-        unsafe { (driver.device_get_name)(name.as_mut_ptr().cast(), NAME_BYTES as c_int, device) };
-    driver.check("cuDeviceGetName", status)?;
+    let status = unsafe { cuDeviceGetName(name.as_mut_ptr().cast(), NAME_BYTES as c_int, device) };
+    driver.check("cuDeviceGetName", status.result())?;
     let name = CStr::from_bytes_until_nul(&name)
         .map_or_else(|_| "unnamed".into(), |name| name.to_string_lossy().into_owned());
 
-    let mut memory_bytes = 0usize;
-    // SAFETY: `memory_bytes` is a valid place for one size.
-    let status = unsafe { (driver.device_total_mem)(&raw mut memory_bytes, device) };
-    driver.check("cuDeviceTotalMem", status)?;
+    // SAFETY: the device comes from the driver.
+    let memory_bytes = unsafe { result::device::total_mem(device) };
+    let memory_bytes = driver.check("cuDeviceTotalMem", memory_bytes)? as u64;
 
-    let attribute = |attribute: Attribute| -> Result<u32, GpuError> {
-        let mut value: c_int = 0;
-        // SAFETY: `value` is a valid place for one integer; an unknown attribute is an error status.
-        let status =
-            unsafe { (driver.device_get_attribute)(&raw mut value, attribute as c_uint, device) };
-        driver.check("cuDeviceGetAttribute", status)?;
-        Ok(value.max(0) as u32)
+    let attribute = |attribute: CUdevice_attribute| -> Result<u32, GpuError> {
+        // SAFETY: the device comes from the driver; an attribute it does not know is an error.
+        let value = unsafe { result::device::get_attribute(device, attribute) };
+        Ok(driver.check("cuDeviceGetAttribute", value)?.max(0) as u32)
     };
     Ok(DeviceInfo {
         index: index as usize,
         name,
-        capability: (attribute(Attribute::Major)?, attribute(Attribute::Minor)?),
-        num_sms: attribute(Attribute::MultiprocessorCount)?,
-        memory_bytes: memory_bytes as u64,
-        l2_bytes: u64::from(attribute(Attribute::L2CacheSize)?),
-        shared_bytes_per_block: attribute(Attribute::MaxSharedPerBlockOptin)?,
-        has_cooperative_launch: attribute(Attribute::CooperativeLaunch)? != 0,
+        capability: (
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        num_sms: attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        memory_bytes,
+        l2_bytes: u64::from(attribute(CUdevice_attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)?),
+        shared_bytes_per_block: attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
+        )?,
+        has_cooperative_launch: attribute(
+            CUdevice_attribute::CU_DEVICE_ATTRIBUTE_COOPERATIVE_LAUNCH,
+        )? != 0,
     })
-}
-
-/// `CUdevice_attribute`, as far as used.
-#[derive(Clone, Copy)]
-enum Attribute {
-    MultiprocessorCount = 16,
-    L2CacheSize = 38,
-    Major = 75,
-    Minor = 76,
-    CooperativeLaunch = 95,
-    MaxSharedPerBlockOptin = 97,
 }
 
 #[cfg(test)]

@@ -2,32 +2,28 @@
 
 use std::sync::Arc;
 
-use crate::context::Context;
-use crate::driver::{EventHandle, StreamHandle};
-use crate::error::GpuError;
+use cudarc::driver::sys::{CUevent_flags, CUstream};
+use cudarc::driver::{CudaEvent, CudaStream};
 
-/// `CU_STREAM_NON_BLOCKING`: no implicit waiting for the legacy default stream, which other libraries may use.
-const NON_BLOCKING: u32 = 1;
+use crate::context::Context;
+use crate::error::GpuError;
 
 /// A queue of work on one device.
 #[derive(Debug)]
 pub struct Stream {
+    cuda: Arc<CudaStream>,
     context: Arc<Context>,
-    handle: StreamHandle,
 }
 
 impl Stream {
-    /// Makes a stream that runs beside all others.
+    /// Makes a stream that runs beside all others, the legacy default stream of other libraries included.
     ///
     /// # Errors
     /// [`GpuError::Driver`].
     pub fn new(context: &Arc<Context>) -> Result<Self, GpuError> {
         let driver = context.bind()?;
-        let mut handle = StreamHandle::NULL;
-        // SAFETY: `handle` is a valid place for one handle; the context is current.
-        let status = unsafe { (driver.stream_create)(&raw mut handle, NON_BLOCKING) };
-        driver.check("cuStreamCreate", status)?;
-        Ok(Self { context: Arc::clone(context), handle })
+        let cuda = driver.check("cuStreamCreate", context.cuda().new_stream())?;
+        Ok(Self { cuda, context: Arc::clone(context) })
     }
 
     /// The context that the stream belongs to.
@@ -40,9 +36,7 @@ impl Stream {
     /// # Errors
     /// [`GpuError::Driver`], also for failures of earlier work.
     pub fn synchronize(&self) -> Result<(), GpuError> {
-        let driver = self.context.bind()?;
-        // SAFETY: the handle is alive while `self` is.
-        driver.check("cuStreamSynchronize", unsafe { (driver.stream_synchronize)(self.handle) })
+        self.context.bind()?.check("cuStreamSynchronize", self.cuda.synchronize())
     }
 
     /// Marks this point of the stream.
@@ -51,34 +45,23 @@ impl Stream {
     /// [`GpuError::Driver`].
     pub fn record(&self) -> Result<Event, GpuError> {
         let driver = self.context.bind()?;
-        let mut handle = EventHandle::NULL;
-        // SAFETY: `handle` is a valid place for one handle; the context is current.
-        driver.check("cuEventCreate", unsafe { (driver.event_create)(&raw mut handle, 0) })?;
-        let event = Event { context: Arc::clone(&self.context), handle };
-        // SAFETY: both handles are alive and belong to the same context.
-        driver.check("cuEventRecord", unsafe { (driver.event_record)(handle, self.handle) })?;
-        Ok(event)
+        let with_time = Some(CUevent_flags::CU_EVENT_DEFAULT);
+        let cuda = driver.check("cuEventCreate", self.context.cuda().new_event(with_time))?;
+        driver.check("cuEventRecord", cuda.record(&self.cuda))?;
+        Ok(Event { cuda, context: Arc::clone(&self.context) })
     }
 
-    pub(crate) fn handle(&self) -> StreamHandle {
-        self.handle
-    }
-}
-
-impl Drop for Stream {
-    fn drop(&mut self) {
-        if let Ok(driver) = self.context.bind() {
-            // SAFETY: the handle is alive and not used after this; the driver finishes queued work first.
-            let _ = unsafe { (driver.stream_destroy)(self.handle) };
-        }
+    /// For calls that cudarc's streams do not have; alive while `self` is.
+    pub(crate) fn handle(&self) -> CUstream {
+        self.cuda.cu_stream()
     }
 }
 
 /// A point in a stream, with a time stamp.
 #[derive(Debug)]
 pub struct Event {
+    cuda: CudaEvent,
     context: Arc<Context>,
-    handle: EventHandle,
 }
 
 impl Event {
@@ -88,23 +71,9 @@ impl Event {
     /// [`GpuError::Driver`].
     pub fn microseconds_since(&self, earlier: &Self) -> Result<f64, GpuError> {
         let driver = self.context.bind()?;
-        let mut milliseconds = 0f32;
-        // SAFETY: both handles are alive; `milliseconds` is a valid place for one float.
-        unsafe {
-            driver.check("cuEventSynchronize", (driver.event_synchronize)(self.handle))?;
-            let status =
-                (driver.event_elapsed_time)(&raw mut milliseconds, earlier.handle, self.handle);
-            driver.check("cuEventElapsedTime", status)?;
-        }
+        driver.check("cuEventSynchronize", self.cuda.synchronize())?;
+        let milliseconds =
+            driver.check("cuEventElapsedTime", earlier.cuda.elapsed_ms(&self.cuda))?;
         Ok(f64::from(milliseconds) * 1e3)
-    }
-}
-
-impl Drop for Event {
-    fn drop(&mut self) {
-        if let Ok(driver) = self.context.bind() {
-            // SAFETY: the handle is alive and not used after this.
-            let _ = unsafe { (driver.event_destroy)(self.handle) };
-        }
     }
 }

@@ -3,9 +3,11 @@
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use cudarc::driver::result;
+use cudarc::driver::sys::CUdeviceptr;
+
 use super::DeviceCopy;
 use crate::context::Context;
-use crate::driver::DevicePtr;
 use crate::error::GpuError;
 use crate::stream::Stream;
 
@@ -15,7 +17,7 @@ use crate::stream::Stream;
 #[derive(Debug)]
 pub struct DeviceBuffer<T: DeviceCopy> {
     context: Arc<Context>,
-    address: DevicePtr,
+    address: CUdeviceptr,
     len: usize,
     element: PhantomData<T>,
 }
@@ -30,17 +32,17 @@ impl<T: DeviceCopy> DeviceBuffer<T> {
         let driver = context.bind()?;
         let too_much = GpuError::OutOfMemory { kind: "device", bytes: usize::MAX };
         let bytes = len.checked_mul(size_of::<T>()).ok_or(too_much)?;
-        let mut address: DevicePtr = 0;
+        let mut address: CUdeviceptr = 0;
         if bytes > 0 {
-            // SAFETY: `address` is a valid place for one address; the context is current.
-            let status = unsafe { (driver.mem_alloc)(&raw mut address, bytes) };
-            driver.check_allocation("cuMemAlloc", status, "device", bytes)?;
+            // SAFETY: the context is current; the memory is filled below, before anyone can read it.
+            let reserved = unsafe { result::malloc_sync(bytes) };
+            address = driver.check_allocation("cuMemAlloc", reserved, "device", bytes)?;
         }
         let buffer = Self { context: Arc::clone(context), address, len, element: PhantomData };
         if bytes > 0 {
             // SAFETY: the allocation above has `bytes` bytes and is freed by `buffer` alone.
-            let status = unsafe { (driver.memset_d8_async)(address, 0, bytes, stream.handle()) };
-            driver.check("cuMemsetD8Async", status)?;
+            let filled = unsafe { result::memset_d8_async(address, 0, bytes, stream.handle()) };
+            driver.check("cuMemsetD8Async", filled)?;
             stream.synchronize()?;
         }
         Ok(buffer)
@@ -67,10 +69,8 @@ impl<T: DeviceCopy> DeviceBuffer<T> {
         }
         let driver = self.context.bind()?;
         // SAFETY: `values` has `bytes` bytes and is borrowed until the synchronize below; so has the allocation.
-        let status = unsafe {
-            (driver.memcpy_htod_async)(self.address, values.as_ptr().cast(), bytes, stream.handle())
-        };
-        driver.check("cuMemcpyHtoDAsync", status)?;
+        let copied = unsafe { result::memcpy_htod_async(self.address, values, stream.handle()) };
+        driver.check("cuMemcpyHtoDAsync", copied)?;
         stream.synchronize()
     }
 
@@ -86,11 +86,8 @@ impl<T: DeviceCopy> DeviceBuffer<T> {
         let driver = self.context.bind()?;
         // SAFETY: `values` has `bytes` bytes and is borrowed until the synchronize below. Any bytes are valid
         // elements: `T: DeviceCopy`.
-        let status = unsafe {
-            let target = values.as_mut_ptr().cast();
-            (driver.memcpy_dtoh_async)(target, self.address, bytes, stream.handle())
-        };
-        driver.check("cuMemcpyDtoHAsync", status)?;
+        let copied = unsafe { result::memcpy_dtoh_async(values, self.address, stream.handle()) };
+        driver.check("cuMemcpyDtoHAsync", copied)?;
         stream.synchronize()
     }
 
@@ -133,9 +130,9 @@ impl<T: DeviceCopy> Drop for DeviceBuffer<T> {
         if self.address == 0 {
             return;
         }
-        if let Ok(driver) = self.context.bind() {
+        if self.context.bind().is_ok() {
             // SAFETY: the address comes from cuMemAlloc and is not used after this. cuMemFree waits for queued work.
-            let _ = unsafe { (driver.mem_free)(self.address) };
+            let _ = unsafe { result::free_sync(self.address) };
         }
     }
 }

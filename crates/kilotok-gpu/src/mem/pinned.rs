@@ -3,12 +3,12 @@
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use cudarc::driver::result;
+use cudarc::driver::sys::CU_MEMHOSTALLOC_PORTABLE;
+
 use super::DeviceCopy;
 use crate::context::Context;
 use crate::error::GpuError;
-
-/// `CU_MEMHOSTALLOC_PORTABLE`. Not write-combined: the host reads it back.
-const PORTABLE: u32 = 1;
 
 /// `len` elements of `T` in page-locked host memory, freed on drop.
 #[derive(Debug)]
@@ -29,10 +29,10 @@ impl<T: DeviceCopy> PinnedBuffer<T> {
         let bytes = len.checked_mul(size_of::<T>()).ok_or(too_much)?;
         let mut data = NonNull::dangling();
         if bytes > 0 {
-            let mut raw = std::ptr::null_mut();
-            // SAFETY: `raw` is a valid place for one pointer; the context is current.
-            let status = unsafe { (driver.mem_host_alloc)(&raw mut raw, bytes, PORTABLE) };
-            driver.check_allocation("cuMemHostAlloc", status, "pinned host", bytes)?;
+            // Portable is all: the host reads it back, which write-combined memory makes slow.
+            // SAFETY: the context is current; the memory is filled below, before anyone can read it.
+            let raw = unsafe { result::malloc_host(bytes, CU_MEMHOSTALLOC_PORTABLE) };
+            let raw = driver.check_allocation("cuMemHostAlloc", raw, "pinned host", bytes)?;
             let none = GpuError::OutOfMemory { kind: "pinned host", bytes };
             data = NonNull::new(raw.cast::<T>()).ok_or(none)?;
             for i in 0..len {
@@ -66,9 +66,9 @@ impl<T: DeviceCopy> Drop for PinnedBuffer<T> {
         if self.len * size_of::<T>() == 0 {
             return;
         }
-        if let Ok(driver) = self.context.bind() {
+        if self.context.bind().is_ok() {
             // SAFETY: the pointer comes from cuMemHostAlloc and is not used after this.
-            let _ = unsafe { (driver.mem_free_host)(self.data.as_ptr().cast()) };
+            let _ = unsafe { result::free_host(self.data.as_ptr().cast()) };
         }
     }
 }
