@@ -3,7 +3,7 @@
 //! Any choice here is lossless: it changes how many drafts are verified, never which tokens
 //! come out (law 2), so the decision may depend on clocks.
 
-/// Weight of a new observation in the moving averages.
+/// Weight of a new observation in the moving averages of acceptance.
 const RATE: f64 = 0.08;
 
 /// Conditional acceptance per draft position: P(draft j accepted | drafts before j accepted).
@@ -41,58 +41,86 @@ impl Acceptance {
     }
 }
 
-/// Seconds of a round by its number of rows, from moving averages of what was measured.
+/// Samples kept of one quantity; their median is the estimate, so that a stall of the machine
+/// (which is no property of the model) moves nothing.
+const KEPT: usize = 9;
+
+/// Samples of whole blocks before the length may be chosen by them.
+const ENOUGH: usize = 5;
+
+/// The newest samples of a duration.
+#[derive(Clone, Copy, Debug, Default)]
+struct Recent {
+    seconds: [f64; KEPT],
+    count: usize,
+}
+
+impl Recent {
+    fn push(&mut self, seconds: f64) {
+        self.seconds[self.count % KEPT] = seconds;
+        self.count += 1;
+    }
+
+    /// The median, if there is a sample.
+    fn median(&self) -> Option<f64> {
+        let len = self.count.min(KEPT);
+        let mut sorted = self.seconds;
+        sorted[..len].sort_unstable_by(f64::total_cmp);
+        (len > 0).then(|| sorted[len / 2])
+    }
+}
+
+/// Seconds of a round by its number of rows, as measured.
 #[derive(Clone, Debug)]
 pub(crate) struct CostModel {
-    /// Seconds of the target pass by rows; 0 where never measured.
-    verify: Vec<f64>,
-    /// Seconds of commit and draft of one round with drafts; 0 where never measured.
-    draft: f64,
+    /// The target pass, by rows.
+    verify: Vec<Recent>,
+    /// Commit and draft of one round with drafts.
+    draft: Recent,
 }
 
 impl CostModel {
     pub(crate) fn new(max_rows: usize) -> Self {
-        Self { verify: vec![0.0; max_rows + 1], draft: 0.0 }
+        Self { verify: vec![Recent::default(); max_rows + 1], draft: Recent::default() }
     }
 
     /// Learns from one round of `rows` rows.
     pub(crate) fn observe(&mut self, rows: usize, verify: f64, draft: Option<f64>) {
-        let average = |old: &mut f64, new: f64| {
-            // A stall of the machine is no property of the model: clip outliers.
-            *old = if *old == 0.0 { new } else { *old + RATE * (new.min(4.0 * *old) - *old) };
-        };
-        if let Some(slot) = self.verify.get_mut(rows) {
-            average(slot, verify);
+        if let Some(recent) = self.verify.get_mut(rows) {
+            recent.push(verify);
         }
         if let Some(seconds) = draft {
-            average(&mut self.draft, seconds);
+            self.draft.push(seconds);
         }
+    }
+
+    fn samples(&self, rows: usize) -> usize {
+        self.verify.get(rows).map_or(0, |recent| recent.count)
     }
 
     /// Seconds of the target pass over `rows` rows: measured, or interpolated between neighbours.
     pub(crate) fn verify(&self, rows: usize) -> f64 {
-        let known = |r: &usize| self.verify.get(*r).is_some_and(|s| *s > 0.0);
-        let below = (0..=rows.min(self.verify.len() - 1)).rev().find(known);
-        let above = (rows..self.verify.len()).find(known);
+        let at = |r: usize| self.verify.get(r).and_then(Recent::median).map(|s| (r, s));
+        let below = (0..=rows.min(self.verify.len() - 1)).rev().find_map(at);
+        let above = (rows..self.verify.len()).find_map(at);
         match (below, above) {
-            (Some(a), Some(b)) if a < b => {
+            (Some((a, low)), Some((b, high))) if a < b => {
                 let t = (rows - a) as f64 / (b - a) as f64;
-                self.verify[a] * (1.0 - t) + self.verify[b] * t
+                low * (1.0 - t) + high * t
             }
-            (Some(a), _) => self.verify[a],
-            (None, Some(b)) => self.verify[b],
+            (Some((_, seconds)), _) | (None, Some((_, seconds))) => seconds,
             (None, None) => 0.0,
         }
     }
 
     /// Seconds of a plain step of one sequence, if it was ever measured; else 0.
     pub(crate) fn plain(&self) -> f64 {
-        self.verify[1]
+        self.verify[1].median().unwrap_or(0.0)
     }
 
-    /// Seconds of commit and draft together.
+    /// Seconds of commit and draft together, if ever measured; else 0.
     pub(crate) fn draft(&self) -> f64 {
-        self.draft
+        self.draft.median().unwrap_or(0.0)
     }
 }
 
@@ -103,8 +131,10 @@ pub(crate) fn choose_drafts(
     sequences: usize,
     max_drafts: usize,
 ) -> usize {
-    // Without any measurement of both parts there is nothing to weigh: draft whole blocks.
-    if cost.verify(1) == 0.0 || cost.draft() == 0.0 {
+    let most_rows = cost.verify.len() - 1;
+    let max_drafts = max_drafts.min((most_rows / sequences.max(1)).saturating_sub(1));
+    // Too little is known to weigh anything: draft whole blocks and learn.
+    if cost.samples(sequences * (1 + max_drafts)) < ENOUGH || cost.draft() == 0.0 {
         return max_drafts;
     }
     let rate = |drafts: usize| {
@@ -121,7 +151,9 @@ mod tests {
     fn cost(plain: f64, per_row: f64, draft: f64) -> CostModel {
         let mut cost = CostModel::new(64);
         for rows in 1..=64 {
-            cost.observe(rows, plain + per_row * rows as f64, Some(draft));
+            for _ in 0..ENOUGH {
+                cost.observe(rows, plain + per_row * rows as f64, Some(draft));
+            }
         }
         cost
     }
@@ -157,6 +189,23 @@ mod tests {
         cost.observe(9, 3.0, Some(0.5));
         assert!((cost.verify(5) - 2.0).abs() < 1e-12);
         assert!((cost.verify(16) - 3.0).abs() < 1e-12);
+    }
+
+    #[test]
+    fn blocks_are_planned_within_the_rows_of_a_round() {
+        let acceptance = Acceptance::new(7);
+        assert_eq!(choose_drafts(&acceptance, &cost(1.0, 1e-6, 1e-6), 16, 7), 3);
+        assert_eq!(choose_drafts(&acceptance, &CostModel::new(64), 64, 7), 0);
+    }
+
+    #[test]
+    fn a_stall_changes_no_decision() {
+        let mut cost = cost(1.0, 0.01, 0.1);
+        let acceptance = Acceptance::new(7);
+        let before = choose_drafts(&acceptance, &cost, 1, 7);
+        cost.observe(8, 500.0, Some(500.0));
+        cost.observe(1, 500.0, None);
+        assert_eq!(choose_drafts(&acceptance, &cost, 1, 7), before);
     }
 
     #[test]
