@@ -19,7 +19,8 @@ def accepted_from(target, drafter, prompt, output, block):
         drafts = []
         if size > 1:
             context = drafter.extend(drafter.empty(), taps[:start])
-            drafts = drafter.block(context, text[start], size).argmax(axis=-1).tolist()
+            # The engine drafts whole blocks and verifies the first drafts of them.
+            drafts = drafter.block(context, text[start]).argmax(axis=-1).tolist()[: size - 1]
         # One choice beyond the drafts, whatever it is.
         choices = [*text[start + 1 : start + size], -1]
         counts[emitted] = reference.ops.accept(drafts, choices)

@@ -198,7 +198,8 @@ def speculate(
     """Decode ``tokens`` tokens speculatively; the output equals ``target.generate`` by law.
 
     Drafts are the drafter's argmax. ``block`` counts the anchor; it shrinks where fewer tokens are
-    left, and the last round counts only tokens that are emitted.
+    left, and the last round counts only tokens that are emitted. A shorter block here has fewer
+    masked rows; the engine verifies the first drafts of a whole one, which accepts more.
     """
     layer_ids = drafter.config.target_layer_ids
     prefill = target.forward(prompt)
