@@ -1,6 +1,6 @@
 """Decoding of the demo checkpoint, kilotok without speculation against transformers eager.
 
-transformers runs the float32 copy of the same weights (``flash_copy.py``), in float32 and in
+transformers runs the float32 copy of the same weights (``kilotok.reference.flash_copy``), in float32 and in
 bfloat16; the faster counts. Both sides continue the same prompt greedily on all cores, in turn, and
 the float32 tokens must be equal. Prints JSON. Needs torch and transformers.
 """
@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-import flash_copy
 from kilotok import Engine, SamplingParams
 from kilotok.loading import demo_checkpoint
+from kilotok.reference.flash_copy import write_flash_copy
 
 PROMPT = 'def parse_header(line):\n    """Parse one header line into a name and a value."""\n'
 
@@ -40,7 +40,7 @@ def main() -> int:
     torch.set_num_threads(os.cpu_count() or 1)
     rates: dict[str, list[float]] = {"kilotok": [], "float32": [], "bfloat16": []}
     with tempfile.TemporaryDirectory() as folder, Engine(progress=False) as engine:
-        flash_copy.write(demo_checkpoint(), Path(folder))
+        write_flash_copy(demo_checkpoint(), Path(folder))
         models = {
             name: transformers.MiMoV2FlashForCausalLM.from_pretrained(
                 folder, dtype=getattr(torch, name), attn_implementation="eager"

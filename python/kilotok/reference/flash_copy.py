@@ -12,12 +12,18 @@ import json
 from pathlib import Path
 
 import numpy as np
-from kilotok.reference import Mimo, ops
 from safetensors.numpy import save_file
 
+from kilotok.reference import ops
+from kilotok.reference.config import LayerConfig
+from kilotok.reference.mimo import Mimo
 
-def write(source: Path, target: Path) -> None:
-    """Write the copy of checkpoint directory `source` to `target` (float32, about 4x the size)."""
+
+def write_flash_copy(source: Path, target: Path) -> None:
+    """Write the copy of checkpoint directory `source` to `target`.
+
+    Everything is float32, so the copy takes about four times the space. The drafter is not copied.
+    """
     model = Mimo(source, np.float32)
     tensors = {
         "model.embed_tokens.weight": model.embedding,
@@ -41,11 +47,15 @@ def write(source: Path, target: Path) -> None:
             else:
                 tensors[f"{root}mlp.{kind}_proj.weight"] = w[kind]
     target.mkdir(parents=True, exist_ok=True)
-    save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, target / "model.safetensors")
+    save_file(
+        {k: np.ascontiguousarray(v) for k, v in tensors.items()}, target / "model.safetensors"
+    )
     (target / "config.json").write_text(json.dumps(_config(model), indent=1))
 
 
-def _attention(root: str, model: Mimo, layer: object, w: dict, kv_heads: int) -> dict:
+def _attention(
+    root: str, model: Mimo, layer: LayerConfig, w: dict[str, np.ndarray], kv_heads: int
+) -> dict[str, np.ndarray]:
     # The projection of the identity, split into heads, is the weight in head order, transposed.
     identity = np.eye(w["qkv"].shape[1], dtype=np.float32)
     shape = (layer.heads, layer.kv_heads, layer.head_dim, layer.v_head_dim)
