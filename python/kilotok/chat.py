@@ -46,7 +46,7 @@ def template_input(
     if template_args:
         fields["template_args"] = dict(template_args)
     try:
-        return json.dumps(fields, ensure_ascii=False, allow_nan=False)
+        return json.dumps(fields, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise InvalidRequestError("messages", f"cannot be written as JSON: {error}") from None
 

@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 
 from kilotok.errors import InvalidRequestError
 
-__all__ = ["Prompt", "Prompts", "as_prompts"]
+__all__ = ["Prompt", "Prompts", "as_prompts", "utf8"]
 
 #: Text, or the token ids of one.
 Prompt: TypeAlias = str | Sequence[int]
@@ -24,16 +24,29 @@ def as_prompts(prompt: Any) -> tuple[list[str | list[int]], bool]:
         The prompt is empty or none of text, token ids, or a list of either.
     """
     if isinstance(prompt, str):
-        return [prompt], True
+        return [utf8("prompt", prompt)], True
     items = _items(prompt, "prompt")
     if not items:
         raise InvalidRequestError("prompt", "is empty, expected at least one token")
     if all(_is_id(item) for item in items):
         return [_ids(items, "prompt")], True
     return [
-        item if isinstance(item, str) else _ids(_items(item, f"prompt[{i}]"), f"prompt[{i}]")
+        utf8(f"prompt[{i}]", item)
+        if isinstance(item, str)
+        else _ids(_items(item, f"prompt[{i}]"), f"prompt[{i}]")
         for i, item in enumerate(items)
     ], False
+
+
+def utf8(parameter: str, text: object) -> str:
+    """The text, if it is one that can be encoded: lone surrogates are not."""
+    if not isinstance(text, str):
+        raise InvalidRequestError(parameter, f"{text!r} is not a string")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidRequestError(parameter, str(error)) from None
+    return text
 
 
 def _items(value: Any, name: str) -> list[Any]:

@@ -1,12 +1,32 @@
 """Sampling parameters of one request."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from kilotok.errors import InvalidRequestError
+from kilotok.prompts import utf8
 
 __all__ = ["SamplingParams"]
+
+# What the extension module can hold; narrower ranges depend on the model and are checked there.
+_INTEGERS = {
+    "max_tokens": (1, (1 << 32) - 1),
+    "top_k": (0, (1 << 32) - 1),
+    "seed": (0, (1 << 64) - 1),
+    "logprobs": (0, (1 << 32) - 1),
+    "n": (1, 256),
+}
+_OPTIONAL = ("max_tokens", "seed", "logprobs")
+_NUMBERS = (
+    "temperature",
+    "top_p",
+    "min_p",
+    "repetition_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,29 +90,30 @@ class SamplingParams:
     skip_special_tokens: bool = True
 
     def __post_init__(self) -> None:
-        """Check the kinds of the fields, so that a mistake is reported where it was made."""
-        for name in ("top_k", "n"):
-            _require_int(name, getattr(self, name))
-        for name in ("max_tokens", "seed", "logprobs"):
-            if getattr(self, name) is not None:
-                _require_int(name, getattr(self, name))
-        for name in (
-            "temperature",
-            "top_p",
-            "min_p",
-            *tuple(f.name for f in fields(self) if f.name.endswith("_penalty")),
-        ):
+        """Turn values into plain ones, so that a mistake is reported where it was made."""
+        for name, (low, high) in _INTEGERS.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int | float):
-                raise InvalidRequestError(name, f"{value!r} is not a number")
-        if not isinstance(self.stop, str) and not all(isinstance(s, str) for s in self.stop):
-            raise InvalidRequestError("stop", "expected a string or strings")
-        if not 1 <= self.n <= 256:
-            raise InvalidRequestError("n", f"{self.n} is not within [1, 256]")
-        for name, bits in (("max_tokens", 32), ("top_k", 32), ("logprobs", 32), ("seed", 64)):
-            value = getattr(self, name)
-            if value is not None and not 0 <= value < 1 << bits:
-                raise InvalidRequestError(name, f"{value} is not within [0, 2**{bits})")
+            if not (value is None and name in _OPTIONAL):
+                self._set(name, _integer(name, value, low, high))
+        for name in _NUMBERS:
+            self._set(name, _number(name, getattr(self, name)))
+        for name in ("ignore_eos", "skip_special_tokens"):
+            if not isinstance(getattr(self, name), bool):
+                raise InvalidRequestError(name, f"{getattr(self, name)!r} is not True or False")
+        stop = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
+        for text in stop:
+            utf8("stop", text)
+        self._set("stop", stop)
+        ids = _items("stop_token_ids", self.stop_token_ids)
+        self._set("stop_token_ids", tuple(_token_id("stop_token_ids", token) for token in ids))
+        if not isinstance(self.logit_bias, Mapping | None):
+            raise InvalidRequestError("logit_bias", "expected a mapping of token ids to numbers")
+        bias = (self.logit_bias or {}).items()
+        pairs = {_token_id("logit_bias", t): _number("logit_bias", b) for t, b in bias}
+        self._set("logit_bias", pairs)
+
+    def _set(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     def request(self, index: int, seed: int, room: int) -> dict[str, Any]:
         """Arguments of one submission to the extension module.
@@ -108,35 +129,46 @@ class SamplingParams:
         """
         return {
             "max_tokens": max(room, 1) if self.max_tokens is None else self.max_tokens,
-            "temperature": float(self.temperature),
+            "temperature": self.temperature,
             "top_k": self.top_k,
-            "top_p": float(self.top_p),
-            "min_p": float(self.min_p),
-            "repetition_penalty": float(self.repetition_penalty),
-            "presence_penalty": float(self.presence_penalty),
-            "frequency_penalty": float(self.frequency_penalty),
-            "logit_bias": _logit_bias(self.logit_bias),
+            "top_p": self.top_p,
+            "min_p": self.min_p,
+            "repetition_penalty": self.repetition_penalty,
+            "presence_penalty": self.presence_penalty,
+            "frequency_penalty": self.frequency_penalty,
+            "logit_bias": list((self.logit_bias or {}).items()),
             "seed": (seed + index) % (1 << 64),
-            "stop": [self.stop] if isinstance(self.stop, str) else list(self.stop),
-            "stop_token_ids": [_token_id("stop_token_ids", t) for t in self.stop_token_ids],
-            "ignore_eos": bool(self.ignore_eos),
+            "stop": list(self.stop),
+            "stop_token_ids": list(self.stop_token_ids),
+            "ignore_eos": self.ignore_eos,
             "logprobs": self.logprobs,
-            "skip_special_tokens": bool(self.skip_special_tokens),
+            "skip_special_tokens": self.skip_special_tokens,
         }
 
 
-def _require_int(name: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
+def _integer(name: str, value: object, low: int, high: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise InvalidRequestError(name, f"{value!r} is not an integer")
+    number = operator.index(value)
+    if not low <= number <= high:
+        raise InvalidRequestError(name, f"{number} is not within [{low}, {high}]")
+    return number
 
 
 def _token_id(name: str, value: object) -> int:
-    _require_int(name, value)
-    assert isinstance(value, int)
-    if not 0 <= value < 1 << 32:
-        raise InvalidRequestError(name, f"{value} is not a token id")
-    return value
+    return _integer(name, value, 0, (1 << 32) - 1)
 
 
-def _logit_bias(bias: Mapping[int, float] | None) -> list[tuple[int, float]]:
-    return [(_token_id("logit_bias", t), float(b)) for t, b in (bias or {}).items()]
+def _number(name: str, value: object) -> float:
+    if isinstance(value, bool | str | bytes) or not hasattr(value, "__float__"):
+        raise InvalidRequestError(name, f"{value!r} is not a number")
+    try:
+        return float(value)
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InvalidRequestError(name, str(error)) from None
+
+
+def _items(name: str, value: object) -> tuple[Any, ...]:
+    if isinstance(value, bytes | Mapping) or not isinstance(value, Iterable):
+        raise InvalidRequestError(name, f"{value!r} is not a sequence")
+    return tuple(value)

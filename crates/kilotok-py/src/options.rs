@@ -56,9 +56,9 @@ pub(crate) fn speculation(value: &Bound<'_, PyAny>) -> PyResult<Speculation> {
         invalid("speculation", &format!("{found} is not 'off', 'auto' or a block length"))
     };
     if let Ok(text) = value.cast::<PyString>() {
-        return match text.to_str()? {
-            "off" => Ok(Speculation::Off),
-            "auto" => Ok(Speculation::Auto),
+        return match text.to_str() {
+            Ok("off") => Ok(Speculation::Off),
+            Ok("auto") => Ok(Speculation::Auto),
             _ => Err(refuse()),
         };
     }
