@@ -1,4 +1,4 @@
-"""Greedy decoding of the demo checkpoint on held-out code, speculation off against on, side by side.
+"""Greedy decoding of the demo checkpoint on held-out code, speculation off beside on.
 
 The prompts are pieces of the Jinja2 sources installed here: the checkpoint's MODEL_CARD.md names
 Jinja2 among the packages held out of its training. Both settings run every prompt in turn, so that
@@ -39,8 +39,8 @@ def measure(engine: Engine, texts: list[str], tokens: int, settings: list, repea
     """Tokens per second of each setting, from its fastest of `repeats` runs of each prompt."""
     params = SamplingParams(max_tokens=tokens, ignore_eos=True)
     rates: dict = {s: [] for s in settings}
-    emitted: dict = {s: 0 for s in settings}
-    rounds: dict = {s: 0 for s in settings}
+    emitted: dict = dict.fromkeys(settings, 0)
+    rounds: dict = dict.fromkeys(settings, 0)
     for text in texts:
         outputs = set()
         best = dict.fromkeys(settings, 0.0)

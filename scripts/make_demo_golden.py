@@ -1,8 +1,8 @@
 """Write tests/golden/demo.json: what transformers says about the demo checkpoint.
 
 Needs torch and transformers. The model is ``MiMoV2FlashForCausalLM`` in float32 on the float32 copy
-of the demo's weights (``kilotok.reference.flash_copy``); each case is a prompt, 64 greedy tokens and
-the smallest gap between the two largest logits along them.
+of the demo's weights (``kilotok.reference.flash_copy``); each case is a prompt, 64 greedy tokens
+and the smallest gap between the two largest logits along them.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def test_greedy_tokens_are_those_of_transformers(demo, case, speculation):
     )
 
 
-def test_the_split_float32_copy_gives_the_same_tokens(demo, tmp_path):
+def test_the_split_float32_copy_gives_the_same_tokens(tmp_path):
     """Fused FP8 qkv, MXFP4 experts and half the kv heads, or none of it: one function."""
     write_flash_copy(demo_checkpoint(), tmp_path)
     with Engine(tmp_path, progress=False) as copy:
