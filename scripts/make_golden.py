@@ -64,7 +64,7 @@ def check_drafts(drafter: reference.Drafter, prompt: list[int], run: reference.T
     for r in run.rounds:
         if r.drafts:
             context = drafter.extend(drafter.empty(), taps[: r.start])
-            top = np.sort(drafter.block(context, r.anchor, len(r.drafts) + 1), axis=-1)
+            top = np.sort(drafter.block(context, r.anchor)[: len(r.drafts)], axis=-1)
             if (top[:, -1] - top[:, -2]).min() < 2e-4:
                 raise FragileError(f"drafts at {r.start}")
 

@@ -114,7 +114,9 @@ fn check(name: &str) {
                 let start = round["start"].as_u64().unwrap() as u32;
                 let anchor = round["anchor"].as_u64().unwrap() as u32;
                 let drafts = tokens(&round["drafts"]);
-                let block = DraftBlock { slot: 1, start, anchor, drafts: drafts.len() as u32 };
+                // Always a whole block; where fewer tokens are left, its first drafts count.
+                let whole = executor.max_drafts() as u32;
+                let block = DraftBlock { slot: 1, start, anchor, drafts: whole };
                 let mut found = Vec::new();
                 executor.draft(&[block], &mut found);
                 if number == 0 {
@@ -123,7 +125,7 @@ fn check(name: &str) {
                     let error = relative_error(&logits, &expected);
                     assert!(error < 2e-3, "{label}: draft logits differ by {error}");
                 }
-                assert_eq!(found, drafts, "{label}: drafts of round {number}");
+                assert_eq!(found[..drafts.len()], drafts, "{label}: drafts of round {number}");
                 let rows: Vec<Row> = (start..)
                     .zip(std::iter::once(anchor).chain(drafts))
                     .map(|(position, token)| Row { slot: 1, position, token, needs_logits: true })

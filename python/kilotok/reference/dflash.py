@@ -198,8 +198,8 @@ def speculate(
     """Decode ``tokens`` tokens speculatively; the output equals ``target.generate`` by law.
 
     Drafts are the drafter's argmax. ``block`` counts the anchor; it shrinks where fewer tokens are
-    left, and the last round counts only tokens that are emitted. A shorter block here has fewer
-    masked rows; the engine verifies the first drafts of a whole one, which accepts more.
+    left, and the last round counts only tokens that are emitted. A shorter block verifies the
+    first drafts of a whole one, since its rows see each other and were trained together.
     """
     layer_ids = drafter.config.target_layer_ids
     prefill = target.forward(prompt)
@@ -210,7 +210,7 @@ def speculate(
         size = min(block or drafter.config.block_size, tokens - len(out))
         drafts: list[int] = []
         if size > 1:
-            drafts = [int(d) for d in drafter.block(context, out[-1], size).argmax(axis=-1)]
+            drafts = drafter.block(context, out[-1]).argmax(axis=-1)[: size - 1].tolist()
         start = context.length
         verify = target.forward([*prompt, *out, *drafts])
         choices = [
