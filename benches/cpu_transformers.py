@@ -1,8 +1,8 @@
 """Decoding of the demo checkpoint, kilotok without speculation against transformers eager.
 
 transformers runs the float32 copy of the same weights (``kilotok.reference.flash_copy``), in
-float32 and in bfloat16; the faster counts. Both sides continue the same prompt greedily on all cores, in turn, and
-the float32 tokens must be equal. Prints JSON. Needs torch and transformers.
+float32 and in bfloat16; the faster counts. Both sides continue the same prompt greedily on all
+cores, in turn, and the float32 tokens must be equal. Prints JSON. Needs torch and transformers.
 """
 
 from __future__ import annotations
