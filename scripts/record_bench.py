@@ -1,12 +1,14 @@
 """Run a benchmark that prints JSON, and keep it together with the machine it ran on.
 
-The document goes to ``<results>/<gpu>/<name>.json`` with GPU, driver, clocks, power limit, date and
-command: a number without these cannot be compared with anything.
+The document goes to ``<results>/<device>/<name>.json``, where the device is the GPU, or with
+``--cpu`` the processor, with driver, clocks and power limit, or cores and instruction sets, and with
+date and command: a number without these cannot be compared with anything.
 """
 
 import argparse
 import datetime
 import json
+import platform
 import re
 import shlex
 import shutil
@@ -36,17 +38,38 @@ def smi() -> dict[str, str]:
     return dict(zip(SMI_FIELDS, values, strict=False)) if done.returncode == 0 else {}
 
 
+def processor() -> dict:
+    """Model, usable cores, instruction sets and memory of this machine."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    memory = next(
+        int(line.split()[1]) for line in Path("/proc/meminfo").read_text().splitlines() if line
+    )
+    return {
+        "model": models[0] if models else platform.machine(),
+        "memory_gib": round(memory / 2**20, 1),
+        "system": platform.platform(),
+        **_core.cpu_info(),
+    }
+
+
 def main() -> int:
     """Run the command and write its document."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--results", type=Path, required=True)
     parser.add_argument("--name", required=True)
+    parser.add_argument("--cpu", action="store_true", help="a benchmark of the processor")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
 
-    report = _core.gpu_report()
-    devices = report["devices"]
-    gpu = devices[0]["name"] if devices else "cpu"
+    if args.cpu:
+        cpu = processor()
+        machine = {"cpu": cpu}
+        device = f"{cpu['model']} {cpu['cores']} cores"
+    else:
+        report = _core.gpu_report()
+        machine = {"kernels": report["kernels"], "devices": report["devices"]}
+        device = report["devices"][0]["name"] if report["devices"] else "no gpu"
     done = subprocess.run(args.command, stdout=subprocess.PIPE, text=True, check=False)
     if done.returncode != 0:
         return done.returncode
@@ -55,12 +78,11 @@ def main() -> int:
         "command": shlex.join([Path(args.command[0]).name, *args.command[1:]]),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "kilotok": __version__,
-        "kernels": report["kernels"],
-        "devices": devices,
-        "after_run": smi(),
+        **machine,
+        **({} if args.cpu else {"after_run": smi()}),
         "result": json.loads(done.stdout),
     }
-    slug = re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-")
+    slug = re.sub(r"[^a-z0-9]+", "-", device.lower()).strip("-")
     path = args.results / slug / f"{args.name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(document, indent=2) + "\n")
