@@ -151,7 +151,7 @@ def test_a_gpu_that_is_not_there(checkpoint):
         Engine(checkpoint("pro"), progress=False, device="cuda")
 
 
-def test_directories_that_are_not_checkpoints(tmp_path, checkpoint):
+def test_law_7_directories_that_are_not_checkpoints(tmp_path, checkpoint):
     with pytest.raises(ModelFormatError, match=r"config\.json"):
         Engine(tmp_path, progress=False)
     (tmp_path / "config.json").write_text("{")

@@ -52,7 +52,7 @@ def test_the_receipt_as_text_and_as_plain_values():
     assert single.table()
 
 
-def test_a_drafter_that_is_never_right_is_reported(tmp_path):
+def test_law_8_a_drafter_that_is_never_right_is_reported(tmp_path):
     """Law 8: output stays right, and the user is told why it is not faster."""
     tiny.write(tmp_path, "pro", seed=3)
     rng = random.Random(0)

@@ -5,7 +5,9 @@ import json
 import statistics
 from typing import Any
 
+from kilotok import __version__
 from kilotok.cli.arguments import add_engine, add_json, open_engine
+from kilotok.cli.doctor import cpu_model
 from kilotok.cli.table import table
 from kilotok.engine import Engine
 from kilotok.errors import InvalidRequestError
@@ -87,6 +89,8 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
     tokens = [output.token_ids for outputs in runs.values() for output in outputs]
     decode = [_summary(setting, outputs) for setting, outputs in runs.items()]
     return {
+        "kilotok": __version__,
+        "cpu": cpu_model(),
         "model": engine.info(),
         "repeats": arguments.repeats,
         "prefill": {

@@ -52,7 +52,7 @@ def examine(*, launch: bool) -> dict[str, Any]:
         "kilotok": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpu": {"model": _cpu_model(), **cpu},
+        "cpu": {"model": cpu_model(), **cpu},
         "memory": _memory(),
         "gpu": gpu,
         "probes": probes,
@@ -85,7 +85,8 @@ def _probe(index: int) -> dict[str, Any]:
         return {"index": index, "error": str(error)}
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """The processor's name as the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
