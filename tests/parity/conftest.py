@@ -42,11 +42,11 @@ def pytest_generate_tests(metafunc):
 def probe(core, tmp_path, request):
     """``probe(preset, *edits, tokens=prompt, **changes)`` writes a checkpoint and opens it.
 
-    Taps cover all layers. Edits change the stored tensors. Weights are drawn anew until the
-    reference's expert choices on ``tokens`` are clear.
+    Taps cover all layers. Edits change the stored tensors, ``draft_edits`` the drafter's. Weights
+    are drawn anew until the reference's expert choices on ``tokens`` are clear.
     """
 
-    def build(preset="flash", *edits, tokens=None, draft=None, **changes):
+    def build(preset="flash", *edits, tokens=None, draft=None, draft_edits=(), **changes):
         p = tiny.PRESETS[preset] if isinstance(preset, str) else preset
         p = p.but(**changes)
         taps = tuple(range(len(p.sliding)))
@@ -60,7 +60,11 @@ def probe(core, tmp_path, request):
             rng = np.random.default_rng(seed)
             for edit in edits:
                 edit(model.tensors, rng)
+            for edit in draft_edits:
+                edit(model.draft_tensors, rng)
             tiny.files.write_model(tmp_path, "model", model.tensors, p.shards)
+            inner, stem = tmp_path / "dflash", tiny.DRAFT_STEM
+            tiny.files.write_model(inner, stem, model.draft_tensors, p.shards)
             opened = Probe(core, tmp_path)
             if tokens is None or margins(lambda o=opened: o.expected(tokens), p.top_k) > CLEAR:
                 return opened

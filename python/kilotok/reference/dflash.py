@@ -101,31 +101,28 @@ class Drafter:
         none: list[np.ndarray] = [np.empty((0, c.kv_heads, c.head_dim), self.dtype)] * c.layers
         return Context(list(none), list(none))
 
-    def _kv(
-        self, rows: np.ndarray, positions: np.ndarray, w: dict[str, np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        c = self.config
-        return ops.draft_context(
-            rows,
-            positions,
-            w["k"],
-            w["v"],
-            w["k_norm"],
-            c.eps,
-            c.theta,
-            c.rotary_dim,
-            c.value_scale,
-        )
-
     def extend(self, context: Context, taps: np.ndarray) -> Context:
         """Append committed rows: taps [n, K * H] of positions length..length + n - 1."""
-        fused = ops.draft_fc(taps.astype(self.dtype), self.fc, self.hidden_norm, self.config.eps)
+        c = self.config
+        rows = ops.draft_fc(taps.astype(self.dtype), self.fc, self.hidden_norm, c.eps)
         positions = context.length + np.arange(taps.shape[0])
-        new = [self._kv(fused, positions, w) for w in self.layers]
-        return Context(
-            [np.concatenate([old, k]) for old, (k, _) in zip(context.keys, new, strict=True)],
-            [np.concatenate([old, v]) for old, (_, v) in zip(context.values, new, strict=True)],
-        )
+        keys, values = [], []
+        for i, w in enumerate(self.layers):
+            k, v = ops.draft_context(
+                rows,
+                positions,
+                w["k"],
+                w["v"],
+                w["k_norm"],
+                c.eps,
+                c.theta,
+                c.rotary_dim,
+                c.value_scale,
+            )
+            k, v = ops.kv_append(context.keys[i], context.values[i], k, v)
+            keys.append(k)
+            values.append(v)
+        return Context(keys, values)
 
     def hidden(self, context: Context, anchor: int, size: int) -> np.ndarray:
         """Residual [size, H] of a block after the last layer, before the final norm.
@@ -135,16 +132,18 @@ class Drafter:
         c = self.config
         start = context.length
         positions = start + np.arange(size)
-        x = np.stack([self.target.embedding[anchor]] + [self.mask_embedding] * (size - 1))
+        x = ops.draft_embed(self.target.embedding, self.mask_embedding, anchor, size)
         for i, w in enumerate(self.layers):
             y = ops.rms_norm(x, w["attn_norm"], c.eps)
-            q = (y @ w["q"].T).reshape(size, c.heads, c.head_dim)
-            q = ops.rope(ops.rms_norm(q, w["q_norm"], c.eps), positions, c.theta, c.rotary_dim)
-            k, v = self._kv(y, positions, w)
+            q, k, v = ops.draft_qkv(
+                y, w["q"], w["k"], w["v"], w["q_norm"], w["k_norm"], c.eps, c.value_scale
+            )
+            q, k = (ops.rope(h, positions, c.theta, c.rotary_dim) for h in (q, k))
+            k, v = ops.kv_append(context.keys[i], context.values[i], k, v)
             o = ops.draft_attention(
                 q,
-                np.concatenate([context.keys[i], k]),
-                np.concatenate([context.values[i], v]),
+                k,
+                v,
                 positions,
                 np.arange(start + size),
                 start,
@@ -210,7 +209,7 @@ def speculate(
         size = min(block or drafter.config.block_size, tokens - len(out))
         drafts: list[int] = []
         if size > 1:
-            drafts = drafter.block(context, out[-1]).argmax(axis=-1)[: size - 1].tolist()
+            drafts = ops.draft_choose(drafter.block(context, out[-1]))[: size - 1]
         start = context.length
         verify = target.forward([*prompt, *out, *drafts])
         choices = [

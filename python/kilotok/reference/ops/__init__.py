@@ -6,13 +6,22 @@ Ops compute in the dtype of their inputs (float32 or float64). Rows are axis 0 t
 from kilotok.reference.ops.attention import (
     attention_full,
     attention_swa,
+    kv_append,
     masked_attention,
     o_proj,
     qkv,
     rope,
     value_scale,
 )
-from kilotok.reference.ops.draft import draft_attention, draft_context, draft_fc, draft_visible
+from kilotok.reference.ops.draft import (
+    draft_attention,
+    draft_choose,
+    draft_context,
+    draft_embed,
+    draft_fc,
+    draft_qkv,
+    draft_visible,
+)
 from kilotok.reference.ops.ffn import dense_down, dense_up, moe_down, moe_up, router, sigmoid, silu
 from kilotok.reference.ops.rows import embed, lm_head, rms_norm, tap
 from kilotok.reference.ops.sampling import (
@@ -34,13 +43,17 @@ __all__ = [
     "dense_down",
     "dense_up",
     "draft_attention",
+    "draft_choose",
     "draft_context",
+    "draft_embed",
     "draft_fc",
+    "draft_qkv",
     "draft_visible",
     "embed",
     "gumbel",
     "gumbel_bits",
     "kept_tokens",
+    "kv_append",
     "lm_head",
     "masked_attention",
     "moe_down",

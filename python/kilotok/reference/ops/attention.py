@@ -60,6 +60,13 @@ def value_scale(v: np.ndarray, scale: float) -> np.ndarray:
     return v * v.dtype.type(scale)
 
 
+def kv_append(
+    keys: np.ndarray, values: np.ndarray, k: np.ndarray, v: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cache rows followed by new rows, so that row i is position i: [S, ...] + [T, ...]."""
+    return np.concatenate([keys, k]), np.concatenate([values, v])
+
+
 def masked_attention(
     q: np.ndarray,
     k: np.ndarray,

@@ -27,25 +27,60 @@ def draft_context(
     rotary_dim: int,
     v_scale: float,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keys and values of rows in one draft layer; a pure function of each row and its position.
+    """Keys and values of committed rows in one draft layer.
 
-    For context rows ``c`` is the output of `draft_fc`, used directly; for block rows it is the
-    layer's normed input. Both take the same weights.
+    A pure function of each row and its position, so appending equals recomputing. ``c`` is the
+    output of `draft_fc`, used directly: the layer's input norm is not applied to it.
 
     Parameters
     ----------
-    c : [T, H]; positions : absolute [T]; k_proj : [kv_heads * d, H]; v_proj : [kv_heads * dv, H];
+    c : [T, H]; positions : absolute [T]; k_proj : [kv_heads * d, H]; v_proj : [kv_heads * d, H];
     k_norm : [d], applied per head before rope.
 
     Returns
     -------
-    k [T, kv_heads, d], v [T, kv_heads, dv]
+    k [T, kv_heads, d], v [T, kv_heads, d]
     """
-    dim = k_norm.shape[0]
-    k = (c @ k_proj.T).reshape(c.shape[0], -1, dim)
-    k = rope(rms_norm(k, k_norm, eps), positions, theta, rotary_dim)
-    v = (c @ v_proj.T).reshape(c.shape[0], k.shape[1], -1)
-    return k, value_scale(v, v_scale)
+    k, v = _keys_values(c, k_proj, v_proj, k_norm, eps, v_scale)
+    return rope(k, positions, theta, rotary_dim), v
+
+
+def draft_embed(
+    table: np.ndarray, mask_embedding: np.ndarray, anchor: int, size: int
+) -> np.ndarray:
+    """Input of a block: the anchor's row of the target's table, then masks -> [size, H]."""
+    return np.stack([table[anchor]] + [mask_embedding] * (size - 1))
+
+
+def draft_qkv(
+    x: np.ndarray,
+    q_proj: np.ndarray,
+    k_proj: np.ndarray,
+    v_proj: np.ndarray,
+    q_norm: np.ndarray,
+    k_norm: np.ndarray,
+    eps: float,
+    v_scale: float,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Queries, keys and scaled values of block rows, q and k normed per head, not yet rotated.
+
+    x [T, H] (already normed) -> q [T, heads, d], k [T, kv_heads, d], v [T, kv_heads, d].
+    """
+    q = (x @ q_proj.T).reshape(x.shape[0], -1, q_norm.shape[0])
+    return rms_norm(q, q_norm, eps), *_keys_values(x, k_proj, v_proj, k_norm, eps, v_scale)
+
+
+def _keys_values(
+    x: np.ndarray,
+    k_proj: np.ndarray,
+    v_proj: np.ndarray,
+    k_norm: np.ndarray,
+    eps: float,
+    v_scale: float,
+) -> tuple[np.ndarray, np.ndarray]:
+    k = (x @ k_proj.T).reshape(x.shape[0], -1, k_norm.shape[0])
+    v = (x @ v_proj.T).reshape(k.shape)
+    return rms_norm(k, k_norm, eps), value_scale(v, v_scale)
 
 
 def draft_visible(
@@ -81,3 +116,8 @@ def draft_attention(
     """Attention of the block rows over context and block: shapes as in `masked_attention`."""
     visible = draft_visible(q_pos, k_pos, start, window, causal)
     return masked_attention(q, k, v, visible, sinks)
+
+
+def draft_choose(logits: np.ndarray) -> list[int]:
+    """Drafted tokens of masked rows, the largest logit, lowest index on ties: [T, V] -> T ids."""
+    return [int(token) for token in logits.argmax(axis=-1)]
