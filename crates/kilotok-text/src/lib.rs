@@ -4,6 +4,7 @@
 //! * [`Detokenizer`]: incremental decoding that never shows part of a character.
 //! * [`StopMatcher`]: stop strings that never leak a partial match.
 //! * [`ChatTemplate`]: the checkpoint's chat template, sandboxed, with Hugging Face conventions.
+//! * [`Format`] and [`OutputParser`]: reasoning, content and tool calls out of streamed text.
 //! * [`TextEngine`]: an engine with all of that around it, streaming text.
 #![forbid(unsafe_code)]
 
@@ -11,6 +12,7 @@ mod engine;
 mod error;
 mod output;
 mod params;
+mod parse;
 mod sequence;
 mod signal;
 mod special_tokens;
@@ -25,6 +27,10 @@ pub use engine::TextEngine;
 pub use error::TextError;
 pub use output::{Completion, Piece, PositionLogprobs, StoppedBy, TokenLogprob};
 pub use params::{Prompt, TextParams};
+pub use parse::{
+    Channel, Delta, Format, MAX_CALL_BYTES, MAX_TYPED_VALUE_BYTES, OutputParser, ParsedMessage,
+    ParserOptions, ReasoningState, TagLayout, ToolCall, ToolSchemas,
+};
 pub use special_tokens::{SpecialTokens, eos_token_ids};
 pub use stop::{StopMatch, StopMatcher, StopStep};
 pub use stream::Detokenizer;

@@ -123,6 +123,11 @@ impl ChatTemplate {
         names
     }
 
+    /// The source of all templates, one after the other: what markup they write can be looked up.
+    pub fn source(&self) -> String {
+        self.environment.templates().map(|(_, template)| template.source().to_owned()).collect()
+    }
+
     /// Renders the prompt text.
     ///
     /// # Errors
