@@ -1,8 +1,8 @@
 """Run a benchmark that prints JSON, and keep it together with the machine it ran on.
 
-The document goes to ``<results>/<device>/<name>.json``, where the device is the GPU, or with
-``--cpu`` the processor, with driver, clocks and power limit, or cores and instruction sets, and with
-date and command: a number without these cannot be compared with anything.
+The document goes to ``<results>/<device>/<name>.json`` with the GPU's driver, clocks and power
+limit, or (``--cpu``) the processor's cores and instruction sets, and with date and command: a
+number without these cannot be compared with anything.
 """
 
 import argparse
