@@ -1,0 +1,84 @@
+//! Values that several commands take.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kilotok::engine::{Device, Engine, EngineBuilder, Speculation};
+use kilotok::weights::DrafterChoice;
+use serde::Deserialize;
+
+/// How a model is loaded and run. The same names in the configuration file.
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "snake_case", default)]
+pub(crate) struct EngineArguments {
+    /// Threads that compute (default: all cores)
+    #[arg(long, env = "KILOTOK_THREADS")]
+    pub(crate) threads: Option<usize>,
+    /// Sequences at once (default: 16)
+    #[arg(long, env = "KILOTOK_MAX_BATCH")]
+    pub(crate) max_batch: Option<usize>,
+    /// Positions of one sequence, prompt and output together
+    #[arg(long, env = "KILOTOK_MAX_POSITIONS")]
+    pub(crate) max_positions: Option<usize>,
+    /// Positions of all sequences together (default: four of full length)
+    #[arg(long, env = "KILOTOK_KV_POSITIONS")]
+    pub(crate) kv_positions: Option<usize>,
+    /// Speculation of requests that do not say: auto, off, or a block length
+    #[arg(long, env = "KILOTOK_SPECULATION")]
+    pub(crate) speculation: Option<String>,
+    /// Directory of another drafter, or `none`
+    #[arg(long, env = "KILOTOK_DRAFTER")]
+    pub(crate) drafter: Option<String>,
+}
+
+impl EngineArguments {
+    /// These, and where they say nothing, `below`.
+    pub(crate) fn or(self, below: Self) -> Self {
+        Self {
+            threads: self.threads.or(below.threads),
+            max_batch: self.max_batch.or(below.max_batch),
+            max_positions: self.max_positions.or(below.max_positions),
+            kv_positions: self.kv_positions.or(below.kv_positions),
+            speculation: self.speculation.or(below.speculation),
+            drafter: self.drafter.or(below.drafter),
+        }
+    }
+
+    /// The engine's builder with these settings.
+    pub(crate) fn builder(&self, directory: PathBuf) -> super::Outcome<EngineBuilder> {
+        let mut builder = Engine::builder(directory).device(Device::Auto);
+        if let Some(threads) = self.threads {
+            builder = builder.threads(threads);
+        }
+        if let Some(sequences) = self.max_batch {
+            builder = builder.max_batch(sequences);
+        }
+        if let Some(positions) = self.max_positions {
+            builder = builder.max_positions(positions);
+        }
+        if let Some(positions) = self.kv_positions {
+            builder = builder.kv_positions(positions);
+        }
+        if let Some(text) = &self.speculation {
+            builder = builder.speculation(speculation(text)?);
+        }
+        match self.drafter.as_deref() {
+            None => {}
+            Some("none") => builder = builder.drafter(DrafterChoice::None),
+            Some(path) => builder = builder.drafter(DrafterChoice::Dir(path.into())),
+        }
+        Ok(builder)
+    }
+}
+
+/// `auto`, `off` or a block length.
+pub(crate) fn speculation(text: &str) -> Result<Speculation, String> {
+    match text {
+        "auto" => Ok(Speculation::Auto),
+        "off" => Ok(Speculation::Off),
+        length => length
+            .parse()
+            .map(Speculation::Block)
+            .map_err(|_| format!("speculation: `{text}` is neither auto, off nor a block length")),
+    }
+}

@@ -1,0 +1,40 @@
+//! An OpenAI-compatible HTTP server over [`kilotok_text::TextEngine`].
+//!
+//! As a library it is an [`axum::Router`] to mount in a service of your own, over an engine you
+//! built; the binary `kilotok` is a thin command line around the same router.
+//!
+//! ```no_run
+//! # async fn run(engine: kilotok_text::TextEngine) -> std::io::Result<()> {
+//! use kilotok_server::{App, ServerConfig};
+//!
+//! let app = App::new(ServerConfig::named("my-model"));
+//! app.ready(engine);
+//! let listener = tokio::net::TcpListener::bind("127.0.0.1:8000").await?;
+//! axum::serve(listener, kilotok_server::router(app)).await
+//! # }
+//! ```
+#![forbid(unsafe_code)]
+
+mod admission;
+mod api;
+mod app;
+mod auth;
+mod body;
+mod config;
+mod error;
+mod events;
+mod fields;
+mod generation;
+mod guard;
+mod health;
+mod listener;
+mod metrics;
+mod receipt;
+mod request_id;
+mod router;
+
+pub use app::{App, LoadProgress};
+pub use auth::ApiKeys;
+pub use config::{Hosts, RequestLimits, SamplingDefaults, ServerConfig};
+pub use listener::{ConnectionLimits, Drained, serve};
+pub use router::router;

@@ -1,0 +1,11 @@
+//! The router in this process, over a simulated model.
+#![allow(clippy::unwrap_used, reason = "in tests a panic is a failure")]
+
+mod chat;
+mod completions;
+mod fields;
+mod fuzz;
+mod operation;
+mod security;
+mod support;
+mod wire;

@@ -1,0 +1,174 @@
+//! Over TCP: what the router alone cannot show.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use kilotok_server::{ConnectionLimits, Drained, ServerConfig, serve};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::support::Server;
+
+struct Listening {
+    address: SocketAddr,
+    stop: Option<oneshot::Sender<()>>,
+    abort: Option<oneshot::Sender<()>>,
+    task: JoinHandle<Drained>,
+}
+
+async fn listen(server: &Server, limits: ConnectionLimits) -> Listening {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let (abort, aborted) = oneshot::channel::<()>();
+    let work = serve(
+        listener,
+        server.app.clone(),
+        server.router.clone(),
+        limits,
+        async { drop(stopped.await) },
+        async {
+            if aborted.await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        },
+    );
+    Listening { address, stop: Some(stop), abort: Some(abort), task: tokio::spawn(work) }
+}
+
+async fn send(address: SocketAddr, path: &str, body: &Value) -> TcpStream {
+    let body = body.to_string();
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let head = format!(
+        "POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n",
+        body.len()
+    );
+    stream.write_all(head.as_bytes()).await.unwrap();
+    stream.write_all(body.as_bytes()).await.unwrap();
+    stream
+}
+
+async fn read_all(mut stream: TcpStream) -> String {
+    let mut all = Vec::new();
+    let _ = stream.read_to_end(&mut all).await;
+    String::from_utf8_lossy(&all).into_owned()
+}
+
+fn chat(max_tokens: u32, stream: bool) -> Value {
+    json!({
+        "messages": [{"role": "user", "content": "x"}], "max_tokens": max_tokens,
+        "ignore_eos": true, "stream": stream, "speculation": "off",
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_drain_finishes_every_stream_and_takes_no_more() {
+    let server = Server::new(ServerConfig::named("sim"), Duration::from_millis(1));
+    let mut listening = listen(&server, ConnectionLimits::default()).await;
+    let mut streams = Vec::new();
+    for _ in 0..32 {
+        streams.push(send(listening.address, "/v1/chat/completions", &chat(40, true)).await);
+    }
+    while server.app.in_flight() < 32 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    listening.stop.take().unwrap().send(()).unwrap();
+    let done = futures_util::future::join_all(streams.into_iter().map(read_all)).await;
+    for text in done {
+        assert!(text.contains("data: [DONE]"), "{text}");
+        assert!(text.contains("\"finish_reason\":\"length\""));
+    }
+    assert_eq!(listening.task.await.unwrap(), Drained::Complete);
+    assert!(TcpStream::connect(listening.address).await.is_err(), "nobody listens any more");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_abort_ends_streams_with_an_error() {
+    for by_signal in [true, false] {
+        let server = Server::new(ServerConfig::named("sim"), Duration::from_millis(5));
+        let drain = if by_signal { Duration::from_secs(60) } else { Duration::from_millis(200) };
+        let mut listening =
+            listen(&server, ConnectionLimits { drain, ..ConnectionLimits::default() }).await;
+        let stream = send(listening.address, "/v1/chat/completions", &chat(2000, true)).await;
+        while server.app.in_flight() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let started = Instant::now();
+        listening.stop.take().unwrap().send(()).unwrap();
+        if by_signal {
+            listening.abort.take().unwrap().send(()).unwrap();
+        }
+        let text = read_all(stream).await;
+        assert!(text.contains("engine_dead") && !text.contains("[DONE]"), "{text}");
+        assert_eq!(listening.task.await.unwrap(), Drained::Aborted);
+        assert!(started.elapsed() < Duration::from_secs(5));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sockets_that_close_free_their_slots() {
+    let server = Server::new(ServerConfig::named("sim"), Duration::from_micros(300));
+    let listening = listen(&server, ConnectionLimits::default()).await;
+    for round in 0..200_u64 {
+        let stream =
+            send(listening.address, "/v1/chat/completions", &chat(1500, round % 2 == 0)).await;
+        tokio::time::sleep(Duration::from_micros(round * 53 % 4000)).await;
+        drop(stream);
+    }
+    server.idle().await;
+    // A slot is free again within a round or two of the disconnect.
+    let stream = send(listening.address, "/v1/chat/completions", &chat(1500, true)).await;
+    while server.engine.engine().stats().running == 0 {
+        tokio::time::sleep(Duration::from_micros(200)).await;
+    }
+    let left = Instant::now();
+    drop(stream);
+    server.idle().await;
+    assert!(left.elapsed() < Duration::from_millis(500), "{:?}", left.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_http_are_answered_or_closed() {
+    let server = Server::quick();
+    let limits = ConnectionLimits {
+        header_timeout: Duration::from_millis(300),
+        ..ConnectionLimits::default()
+    };
+    let listening = listen(&server, limits).await;
+    let many = "h: x\r\n".repeat(500);
+    let huge =
+        format!("GET /live HTTP/1.1\r\nhost: localhost\r\nx: {}\r\n\r\n", "y".repeat(200_000));
+    let cases: Vec<Vec<u8>> = vec![
+        b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(),
+        b"GET / HTTP/9.9\r\n\r\n".to_vec(),
+        b"\r\n\r\n\r\n".to_vec(),
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ncontent-length: 99999999999\r\n\r\n".to_vec(),
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\nZZ\r\n".to_vec(),
+        b"POST /v1/completions HTTP/1.1\r\nhost: localhost\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello".to_vec(),
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        format!("GET /live HTTP/1.1\r\nhost: localhost\r\n{many}\r\n").into_bytes(),
+        huge.into_bytes(),
+        b"GET /live HTTP/1.1\r\nhost: loc".to_vec(),
+        vec![0; 10_000],
+        vec![0xff; 10_000],
+    ];
+    for case in cases {
+        let mut stream = TcpStream::connect(listening.address).await.unwrap();
+        let _ = stream.write_all(&case).await;
+        let answer = tokio::time::timeout(Duration::from_secs(5), read_all(stream)).await.unwrap();
+        let status = answer.split(' ').nth(1).unwrap_or("closed").to_owned();
+        assert!(
+            status == "closed" || status.starts_with('4'),
+            "{status} for {:?}",
+            &case[..case.len().min(60)]
+        );
+    }
+    let mut stream = TcpStream::connect(listening.address).await.unwrap();
+    stream.write_all(b"GET /live HTTP/1.0\r\n\r\n").await.unwrap();
+    assert!(read_all(stream).await.contains("200 OK"));
+}

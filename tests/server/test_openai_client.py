@@ -1,0 +1,195 @@
+"""OpenAI's Python client against the program: what its types and helpers accept is right."""
+
+import pytest
+
+openai = pytest.importorskip("openai", reason="the openai client is not installed")
+
+MESSAGES = [
+    {"role": "system", "content": "You are brief."},
+    {"role": "user", "content": "Tell me about the river."},
+]
+
+
+def test_models(client):
+    models = client.models.list().data
+    assert [model.id for model in models] == ["demo"]
+    assert client.models.retrieve("demo").owned_by == "kilotok"
+    with pytest.raises(openai.NotFoundError):
+        client.models.retrieve("another")
+
+
+def test_chat(client):
+    reply = client.chat.completions.create(
+        model="demo", messages=MESSAGES, max_completion_tokens=20, temperature=0
+    )
+    choice = reply.choices[0]
+    assert choice.message.role == "assistant"
+    assert choice.finish_reason in {"stop", "length"}
+    assert reply.usage.completion_tokens <= 20
+    assert reply.usage.total_tokens == reply.usage.prompt_tokens + reply.usage.completion_tokens
+    assert reply.id.startswith("chatcmpl-")
+    assert len(reply.usage.receipts) == 1
+    assert reply.metrics["speculative_decoding"]["num_spec_tokens"] == 7
+
+
+def test_a_stream_adds_up_to_the_reply(client):
+    options = {"model": "demo", "messages": MESSAGES, "max_tokens": 40, "seed": 3, "n": 2}
+    whole = client.chat.completions.create(**options)
+    texts = ["", ""]
+    reasons = [None, None]
+    usage = None
+    stream = client.chat.completions.create(
+        **options, stream=True, stream_options={"include_usage": True}
+    )
+    for chunk in stream:
+        if not chunk.choices:
+            usage = chunk.usage
+        for choice in chunk.choices:
+            texts[choice.index] += choice.delta.content or ""
+            reasons[choice.index] = choice.finish_reason or reasons[choice.index]
+    assert texts == [choice.message.content for choice in whole.choices]
+    assert reasons == [choice.finish_reason for choice in whole.choices]
+    assert usage.completion_tokens == whole.usage.completion_tokens
+
+
+def ask_at_length(client, **options):
+    """Text long enough to cut, the same every time."""
+    reply = client.chat.completions.create(
+        model="demo",
+        messages=MESSAGES,
+        max_tokens=30,
+        seed=11,
+        extra_body={"ignore_eos": True},
+        **options,
+    )
+    return reply.choices[0]
+
+
+def test_the_streaming_helper(client):
+    # The helper raises for answers that were cut off, so this one ends by a stop string.
+    text = ask_at_length(client).message.content
+    with client.chat.completions.stream(
+        model="demo",
+        messages=MESSAGES,
+        max_tokens=30,
+        seed=11,
+        stop=[text[10:13]],
+        extra_body={"ignore_eos": True},
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "content.delta"]
+        final = stream.get_final_completion()
+    assert final.choices[0].finish_reason == "stop"
+    assert "".join(deltas) == final.choices[0].message.content == text[: text.index(text[10:13])]
+
+
+def test_logprobs(client):
+    reply = client.chat.completions.create(
+        model="demo", messages=MESSAGES, max_tokens=8, temperature=0, logprobs=True, top_logprobs=5
+    )
+    content = reply.choices[0].logprobs.content
+    assert len(content) == reply.usage.completion_tokens
+    for position in content:
+        assert len(position.top_logprobs) == 5
+        assert position.logprob == position.top_logprobs[0].logprob <= 0
+        assert bytes(position.bytes).decode(errors="replace") == position.token
+
+
+def test_sampling_is_repeatable_and_bias_decides(client):
+    def once(**options):
+        reply = client.completions.create(
+            model="demo", prompt="The river", max_tokens=12, **options
+        )
+        return reply.choices[0].text
+
+    assert once(seed=5, temperature=1.2) == once(seed=5, temperature=1.2)
+    assert once(seed=5, temperature=1.2) != once(seed=6, temperature=1.2)
+    only = once(temperature=0, logit_bias={"500": 9000}, extra_body={"ignore_eos": True})
+    assert only == only[: len(only) // 12] * 12
+
+
+def test_completions_of_token_ids(client):
+    reply = client.completions.create(
+        model="demo", prompt=[[500, 600], [700]], max_tokens=3, n=2, logprobs=2, temperature=1
+    )
+    assert [choice.index for choice in reply.choices] == [0, 1, 2, 3]
+    assert all(len(choice.logprobs.tokens) == 3 for choice in reply.choices)
+
+
+def test_stop(client):
+    text = ask_at_length(client).message.content
+    stop = text[10:13]
+    cut = ask_at_length(client, stop=[stop, "never in the text"])
+    assert cut.message.content == text[: text.index(stop)]
+    assert cut.finish_reason == "stop"
+    assert cut.stop_reason == stop
+
+
+@pytest.mark.parametrize("speculation", ["off", "auto", 5])
+def test_speculation_never_changes_the_answer(client, speculation):
+    def ask(**extra):
+        reply = client.chat.completions.create(
+            model="demo", messages=MESSAGES, max_tokens=40, seed=1, extra_body=extra
+        )
+        return reply.choices[0].message.content
+
+    assert ask(speculation=speculation) == ask()
+
+
+def test_errors_are_of_the_right_class_and_name_the_field(client, server):
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(model="demo", messages=MESSAGES, temperature=-1)
+    assert caught.value.param == "temperature"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.chat.completions.create(
+            model="demo", messages=MESSAGES, response_format={"type": "json_object"}
+        )
+    assert caught.value.param == "response_format"
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.completions.create(model="demo", prompt="x", max_tokens=10**6)
+    assert caught.value.code == "context_length_exceeded"
+    wrong = openai.OpenAI(base_url=f"{server.url}/v1", api_key="wrong", max_retries=0)
+    with pytest.raises(openai.AuthenticationError):
+        wrong.models.list()
+
+
+def test_a_stream_that_is_left_frees_its_slot(client, server):
+    import time
+
+    stream = client.chat.completions.create(
+        model="demo",
+        messages=MESSAGES,
+        max_tokens=3000,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    next(iter(stream))
+    stream.close()
+    import httpx
+
+    for _ in range(100):
+        text = httpx.get(f"{server.url}/metrics", headers={"x-api-key": "test-key"}).text
+        if 'vllm:num_requests_running{model_name="demo"} 0' in text:
+            return
+        time.sleep(0.05)
+    raise AssertionError(text)
+
+
+def test_retries_honour_the_queue(start):
+    """A client with retries gets through an overload that it meets with 429 first."""
+    import concurrent.futures
+
+    busy = start("--max-queue", "0", "--max-batch", "1", "--simulate", "400")
+    patient = openai.OpenAI(base_url=f"{busy.url}/v1", api_key="test-key", max_retries=20)
+    blunt = patient.with_options(max_retries=0)
+
+    def ask(client):
+        return client.completions.create(model="demo", prompt="x", max_tokens=60)
+
+    with concurrent.futures.ThreadPoolExecutor(8) as pool:
+        patient_ones = [pool.submit(ask, patient) for _ in range(4)]
+        blunt_ones = [pool.submit(ask, blunt) for _ in range(4)]
+        refused = [future.exception() for future in blunt_ones if future.exception()]
+        assert all(isinstance(error, openai.RateLimitError) for error in refused)
+        assert all(int(error.response.headers["retry-after-ms"]) >= 50 for error in refused)
+        assert refused
+        assert all(future.result().usage.completion_tokens == 60 for future in patient_ones)
