@@ -16,9 +16,10 @@ pub(super) fn run(
     hidden: &mut [f32],
 ) {
     let (inter, cols) = (mlp.gate.rows, mlp.gate.cols);
-    packed.pack(normed, cols, rows.len(), cols, Orders::of([&mlp.gate, &mlp.up]));
+    packed.pack(normed, rows, cols, Orders::of([&mlp.gate, &mlp.up]));
     let (out, up) = (Output::new(hidden), up.parts());
-    let job = swiglu::Job { mlp, x: packed, from: rows, out, to: rows, up, identity: rows };
+    let job =
+        swiglu::Job { mlp, x: packed, from: 0..rows.len(), out, to: rows, up, identity: rows };
     let work = 2 * rows.len() * inter * cols;
     compute.tasks(inter.div_ceil(TASK_OUTPUTS), work, |task, thread| {
         let start = task * TASK_OUTPUTS;

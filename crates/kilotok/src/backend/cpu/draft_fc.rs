@@ -16,7 +16,7 @@ pub(super) fn run(
     context: &mut [f32],
 ) {
     let fc = &drafter.fc;
-    packed.pack(taps, fc.cols, rows.len(), fc.cols, Orders::of([fc]));
-    apply(compute, fc, packed, rows, (fused, fc.rows, 0), rows, Store::Set);
+    packed.pack(taps, rows, fc.cols, Orders::of([fc]));
+    apply(compute, fc, packed, (fused, fc.rows, 0), rows, Store::Set);
     rms_norm::run(compute, rows.len(), fused, &drafter.hidden_norm, eps, context);
 }

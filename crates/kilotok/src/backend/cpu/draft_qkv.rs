@@ -51,9 +51,9 @@ pub(super) fn project<'a>(
     out: &mut [f32],
 ) {
     let cols = matrices.clone().into_iter().map(|m| m.cols).next().unwrap_or(0);
-    packed.pack(x, cols, rows.len(), cols, Orders::of(matrices.clone()));
+    packed.pack(x, rows, cols, Orders::of(matrices.clone()));
     for matrix in matrices {
-        apply(compute, matrix, packed, rows, (out, width, col), rows, Store::Set);
+        apply(compute, matrix, packed, (out, width, col), rows, Store::Set);
         col += matrix.rows;
     }
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot};
 use super::attention::{self, Heads, Keys, QueryRow};
 use super::cache::{Cache, CacheShape};
-use super::linear::Orders;
 use super::pages::PageTables;
 use super::scratch::{Extents, Scratch};
 use super::simd::Simd;
@@ -133,7 +132,7 @@ impl CpuExecutor {
             program: Program::lower(spec),
             limits,
             simd,
-            scratch: Scratch::new(spec, extents, threads, kernels.lanes),
+            scratch: Scratch::new(spec, extents, threads, kernels),
             compute: Compute { kernels, workers },
             head_maps: spec.layers.iter().map(|l| l.attention.head_map()).collect(),
             caches: target.into_iter().map(Cache::new).collect(),
@@ -295,6 +294,7 @@ impl CpuExecutor {
                     }
                     OpKind::MoeUp => {
                         let (packed, out) = ((packed, &mut s.up), &mut s.activations);
+                        let routes = (&*routes, moe.top_k);
                         moe_up::run(compute, experts, routes, packed, &s.normed, identity, out);
                     }
                     _ => {
@@ -317,9 +317,8 @@ impl CpuExecutor {
                 let wanted = rows.iter().enumerate().filter(|(_, row)| row.needs_logits);
                 s.logit_rows.extend(wanted.map(|(i, _)| i as u32));
                 let head = &model.lm_head;
-                s.packed.pack(&s.normed, hidden, count, hidden, Orders::of([head]));
-                let identity = &identity[..s.logit_rows.len()];
-                lm_head::run(compute, head, &s.packed, &s.logit_rows, identity, &mut s.logits);
+                let (packed, logits) = (&mut s.packed, &mut s.logits);
+                lm_head::run(compute, head, packed, &s.normed, &s.logit_rows, identity, logits);
             }
             // Choosing and accepting need the requests; the round does both.
             OpKind::Choose | OpKind::Accept => {}
@@ -335,7 +334,7 @@ impl CpuExecutor {
         out: &mut Vec<u32>,
     ) {
         let (model, compute, s) = (&*self.model, &self.compute, &mut self.scratch);
-        let (count, hidden) = (s.places.len(), spec.hidden);
+        let count = s.places.len();
         let identity = &s.identity[..count];
         let norm = |weight: &[f32], x: &[f32], out: &mut [f32]| {
             rms_norm::run(compute, count, x, weight, spec.norm_eps, out);
@@ -405,10 +404,8 @@ impl CpuExecutor {
             }
             OpKind::DraftHead => {
                 let head = &model.lm_head;
-                s.packed.pack(&s.normed, hidden, count, hidden, Orders::of([head]));
-                let identity = &identity[..s.draft_rows.len()];
-                let logits = &mut s.draft_logits;
-                lm_head::run(compute, head, &s.packed, &s.draft_rows, identity, logits);
+                let (packed, logits) = (&mut s.packed, &mut s.draft_logits);
+                lm_head::run(compute, head, packed, &s.normed, &s.draft_rows, identity, logits);
             }
             OpKind::DraftChoose => {
                 let logits = s.draft_logits.chunks_exact(model.spec.vocab);

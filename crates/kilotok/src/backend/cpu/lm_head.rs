@@ -1,17 +1,20 @@
 //! Op `lm_head` and its drafter twin `draft_head`: logits of the rows that need them.
 
-use super::linear::{Packed, Store, apply};
+use super::linear::{Orders, Packed, Store, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
 
-/// `logits[i] = head normed[rows[i]]`, `[rows, vocab]`; `packed` holds the normed rows.
+/// `logits[i] = head normed[rows[i]]`, `[rows, vocab]`; `identity` is `0, 1, 2, ...`.
 pub(super) fn run(
     compute: &Compute,
     head: &Matrix,
-    packed: &Packed,
+    packed: &mut Packed,
+    normed: &[f32],
     rows: &[u32],
     identity: &[u32],
     logits: &mut [f32],
 ) {
-    apply(compute, head, packed, rows, (logits, head.rows, 0), identity, Store::Set);
+    packed.pack(normed, rows, head.cols, Orders::of([head]));
+    let identity = &identity[..rows.len()];
+    apply(compute, head, packed, (logits, head.rows, 0), identity, Store::Set);
 }

@@ -31,18 +31,20 @@ pub(super) fn run(
     let (width, inter) = (experts[0].down.rows, experts[0].down.cols);
     let pairs = rows * top_k;
     let active = routes.active.iter().map(|e| &experts[*e as usize].down);
-    packed.pack(hidden, inter, pairs, inter, Orders::of(active));
+    let (_, sorted) = routes.sorted(pairs);
+    packed.pack(hidden, sorted, inter, Orders::of(active));
     let (packed, out) = (&*packed, Output::new(outputs));
     let tiles = width.div_ceil(TASK_OUTPUTS);
     compute.tasks(routes.active.len() * tiles, pairs * inter * width, |task, _| {
         let expert = routes.active[task / tiles];
-        let (_, pairs) = routes.of(expert);
+        let from = routes.of(expert);
+        let to = &sorted[from.clone()];
         let down = &experts[expert as usize].down;
         let start = task % tiles * TASK_OUTPUTS;
         let job = LinearJob {
             weights: weights(down),
-            source: source(down, packed, pairs),
-            target: out.target(width, (0, width), 0, pairs),
+            source: source(down, packed, from),
+            target: out.target(width, (0, width), 0, to),
             outputs: start..(start + TASK_OUTPUTS).min(width),
             store: Store::Set,
         };

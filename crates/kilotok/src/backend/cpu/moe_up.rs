@@ -13,7 +13,7 @@ use crate::model::ExpertWeights;
 pub(super) fn run(
     compute: &Compute,
     experts: &[ExpertWeights],
-    routes: &Routes,
+    (routes, top_k): (&Routes, usize),
     (packed, up): (&mut Packed, &mut UpScratch),
     normed: &[f32],
     identity: &[u32],
@@ -21,15 +21,18 @@ pub(super) fn run(
 ) {
     let (inter, cols, rows) = (experts[0].gate.rows, experts[0].gate.cols, identity.len());
     let active = routes.active.iter().map(|e| &experts[*e as usize]);
-    packed.pack(normed, cols, rows, cols, Orders::of(active.flat_map(|e| [&e.gate, &e.up])));
-    let pairs: usize = routes.active.iter().map(|e| routes.of(*e).0.len()).sum();
+    let orders = Orders::of(active.flat_map(|e| [&e.gate, &e.up]));
+    // Rows are packed once per selected expert, so that an expert's rows are adjacent.
+    let (from, to) = routes.sorted(rows * top_k);
+    packed.pack(normed, from, cols, orders);
     let (x, out, up) = (&*packed, Output::new(hidden), up.parts());
     let tiles = inter.div_ceil(TASK_OUTPUTS);
-    compute.tasks(routes.active.len() * tiles, 2 * pairs * inter * cols, |task, thread| {
+    compute.tasks(routes.active.len() * tiles, 2 * to.len() * inter * cols, |task, thread| {
         let expert = routes.active[task / tiles];
-        let (from, to) = routes.of(expert);
+        let from = routes.of(expert);
+        let (mlp, to) = (&experts[expert as usize], &to[from.clone()]);
         let start = task % tiles * TASK_OUTPUTS;
-        let job = swiglu::Job { mlp: &experts[expert as usize], x, from, out, to, up, identity };
+        let job = swiglu::Job { mlp, x, from, out, to, up, identity };
         // SAFETY: tasks have disjoint outputs, threads parts of their own.
         unsafe {
             swiglu::task(compute, &job, start..(start + TASK_OUTPUTS).min(inter), thread);

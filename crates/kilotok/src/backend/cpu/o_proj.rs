@@ -13,6 +13,6 @@ pub(super) fn run(
     rows: &[u32],
     residual: &mut [f32],
 ) {
-    packed.pack(x, matrix.cols, rows.len(), matrix.cols, Orders::of([matrix]));
-    apply(compute, matrix, packed, rows, (residual, matrix.rows, 0), rows, Store::Add);
+    packed.pack(x, rows, matrix.cols, Orders::of([matrix]));
+    apply(compute, matrix, packed, (residual, matrix.rows, 0), rows, Store::Add);
 }

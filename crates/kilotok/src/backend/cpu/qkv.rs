@@ -19,10 +19,10 @@ pub(super) fn run(
         QkvWeights::Split(matrices) => matrices.as_slice(),
     };
     let cols = matrices[0].cols;
-    packed.pack(normed, cols, rows.len(), cols, Orders::of(matrices));
+    packed.pack(normed, rows, cols, Orders::of(matrices));
     let mut col = 0;
     for matrix in matrices {
-        apply(compute, matrix, packed, rows, (qkv, width, col), rows, Store::Set);
+        apply(compute, matrix, packed, (qkv, width, col), rows, Store::Set);
         col += matrix.rows;
     }
 }

@@ -1,6 +1,8 @@
 //! Op `router`: the experts of every row and their weights.
 #![allow(unsafe_code, reason = "calls the kernels of a SIMD path")]
 
+use std::ops::Range;
+
 use super::linear::{Orders, Packed, Store, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
@@ -44,11 +46,15 @@ impl Routes {
         4 * (self.experts.len() * 4 + self.scores.len() + self.starts.len() * 2)
     }
 
-    /// Rows and pairs of one expert.
-    pub(super) fn of(&self, expert: u32) -> (&[u32], &[u32]) {
+    /// Places of one expert in [`Routes::sorted`].
+    pub(super) fn of(&self, expert: u32) -> Range<usize> {
         let expert = expert as usize;
-        let range = self.starts[expert] as usize..self.starts[expert + 1] as usize;
-        (&self.rows[range.clone()], &self.pairs[range])
+        self.starts[expert] as usize..self.starts[expert + 1] as usize
+    }
+
+    /// Rows and pairs of the first `pairs` selections, sorted by expert.
+    pub(super) fn sorted(&self, pairs: usize) -> (&[u32], &[u32]) {
+        (&self.rows[..pairs], &self.pairs[..pairs])
     }
 
     /// Sorts the first `count` selections by expert.
@@ -88,9 +94,9 @@ pub(super) fn run(
     routes: &mut Routes,
 ) {
     let (experts, top_k) = (spec.experts, spec.top_k);
-    packed.pack(normed, router.cols, rows.len(), router.cols, Orders::of([router]));
+    packed.pack(normed, rows, router.cols, Orders::of([router]));
     let scores = &mut routes.scores[..rows.len() * experts];
-    apply(compute, router, packed, rows, (scores, experts, 0), rows, Store::Set);
+    apply(compute, router, packed, (scores, experts, 0), rows, Store::Set);
     // SAFETY: `kernels` were handed out after feature detection.
     unsafe { (compute.kernels.sigmoid)(scores) };
     for row in 0..rows.len() {
@@ -151,9 +157,8 @@ mod tests {
         routes.experts = vec![3, 1, 1, 0, 3, 1];
         routes.group(6, 4, 2);
         assert_eq!(routes.active, [0, 1, 3]);
-        assert_eq!(routes.of(0), (&[1][..], &[3][..]));
-        assert_eq!(routes.of(1), (&[0, 1, 2][..], &[1, 2, 5][..]));
-        assert_eq!(routes.of(2), (&[][..], &[][..]));
-        assert_eq!(routes.of(3), (&[0, 2][..], &[0, 4][..]));
+        assert_eq!([0, 1, 2, 3].map(|e| routes.of(e)), [0..1, 1..4, 4..4, 4..6]);
+        let rows_and_pairs = (&[1, 0, 1, 2, 0, 2][..], &[3, 1, 2, 5, 0, 4][..]);
+        assert_eq!(routes.sorted(6), rows_and_pairs);
     }
 }

@@ -7,6 +7,7 @@ use super::draft_qkv::Layout;
 use super::linear::Packed;
 use super::rope::RopeTable;
 use super::router::Routes;
+use super::simd::Kernels;
 use super::swiglu::UpScratch;
 use crate::spec::{MlpSpec, ModelSpec, RopeSpec};
 
@@ -50,7 +51,8 @@ impl Extents {
                 MlpSpec::Moe(moe) => {
                     e.activations = e.activations.max(moe.top_k * moe.inter);
                     e.expert_outputs = e.expert_outputs.max(moe.top_k * spec.hidden);
-                    e.packed = e.packed.max(moe.top_k * Packed::padded(moe.inter));
+                    let widest = Packed::padded(moe.inter).max(Packed::padded(spec.hidden));
+                    e.packed = e.packed.max(moe.top_k * widest);
                     e.experts = e.experts.max(moe.experts);
                     e.top_k = e.top_k.max(moe.top_k);
                 }
@@ -79,7 +81,7 @@ impl Extents {
             + self.expert_outputs
             + self.taps
             + 2 * self.vocab
-            + 2 * self.packed;
+            + 4 * self.packed;
         self.rows.checked_mul(per_row)?.checked_mul(4)
     }
 }
@@ -118,7 +120,12 @@ pub(super) struct Scratch {
 }
 
 impl Scratch {
-    pub(super) fn new(spec: &ModelSpec, extents: Extents, threads: usize, lanes: usize) -> Self {
+    pub(super) fn new(
+        spec: &ModelSpec,
+        extents: Extents,
+        threads: usize,
+        kernels: &Kernels,
+    ) -> Self {
         let e = extents;
         let floats = |per_row: usize| vec![0f32; e.rows * per_row];
         let mut specs: Vec<RopeSpec> = Vec::new();
@@ -149,7 +156,7 @@ impl Scratch {
             logit_rows: Vec::with_capacity(e.rows),
             draft_logits: if drafter.is_some() { floats(e.vocab) } else { Vec::new() },
             draft_rows: Vec::with_capacity(e.rows),
-            packed: Packed::new(e.rows * e.packed, lanes),
+            packed: Packed::new(e.rows, e.packed, kernels),
             up: UpScratch::new(e.rows, threads),
             identity: (0..e.rows as u32).collect(),
             ropes: specs.into_iter().map(|s| RopeTable::new(s, e.rows)).collect(),

@@ -35,12 +35,12 @@ impl UpScratch {
     }
 }
 
-/// `out[to[i]] = silu(gate x[from[i]]) * (up x[from[i]])`, `out` being `[_, inter]`.
-#[derive(Clone, Copy)]
+/// `out[to[i]] = silu(gate x[from + i]) * (up x[from + i])`, `out` being `[_, inter]`.
+#[derive(Clone)]
 pub(super) struct Job<'a> {
     pub(super) mlp: &'a ExpertWeights,
     pub(super) x: &'a Packed,
-    pub(super) from: &'a [u32],
+    pub(super) from: Range<usize>,
     pub(super) out: Output,
     pub(super) to: &'a [u32],
     /// [`UpScratch::parts`].
@@ -54,20 +54,21 @@ pub(super) struct Job<'a> {
 /// # Safety
 /// No other thread works on the same outputs or on this thread's part of `job.up` meanwhile.
 pub(super) unsafe fn task(compute: &Compute, job: &Job, outputs: Range<usize>, thread: usize) {
-    let Job { mlp, x, from, out, to, up: (up, part), identity } = *job;
+    let Job { mlp, x, out, to, up: (up, part), identity, .. } = *job;
+    let from = &job.from;
     let (inter, rows, len) = (mlp.gate.rows, from.len(), outputs.len());
     assert!(len <= TASK_OUTPUTS && rows * TASK_OUTPUTS <= part && rows == to.len());
     let up = up.part(thread * part, part);
     let gate_job = LinearJob {
         weights: weights(&mlp.gate),
-        source: source(&mlp.gate, x, from),
+        source: source(&mlp.gate, x, from.clone()),
         target: out.target(inter, (0, inter), 0, to),
         outputs: outputs.clone(),
         store: Store::Set,
     };
     let up_job = LinearJob {
         weights: weights(&mlp.up),
-        source: source(&mlp.up, x, from),
+        source: source(&mlp.up, x, from.clone()),
         target: up.target(TASK_OUTPUTS, (0, len), outputs.start, &identity[..rows]),
         outputs: outputs.clone(),
         store: Store::Set,

@@ -34,26 +34,28 @@ pub(crate) struct Target<'a> {
     pub(crate) rows: &'a [u32],
 }
 
-/// Rows to multiply: row `r` of the job is at `base + rows[r] * stride`.
+/// Packed rows to multiply: `count` of them from row `first` on.
 #[derive(Clone, Copy)]
-pub(crate) struct Source<'a> {
+pub(crate) struct Source {
+    /// Row 0 in the order that the weights take.
     pub(crate) base: *const f32,
+    /// Floats from one row to the next.
     pub(crate) stride: usize,
-    pub(crate) rows: &'a [u32],
+    /// Split parts of row 0, on the AMX path.
+    pub(crate) split: *const u16,
+    pub(crate) first: usize,
+    pub(crate) count: usize,
 }
 
-impl Source<'_> {
+impl Source {
     /// # Safety
-    /// `first + R` rows exist.
+    /// Rows `row .. row + R` of the job exist.
     #[inline(always)]
-    unsafe fn pointers<const R: usize>(&self, first: usize) -> [*const f32; R] {
+    unsafe fn pointers<const R: usize>(&self, row: usize) -> [*const f32; R] {
         let mut x = [self.base; R];
         for (r, x) in x.iter_mut().enumerate() {
             // SAFETY: the caller vouches for the row.
-            unsafe {
-                let row = *self.rows.get_unchecked(first + r) as usize;
-                *x = self.base.add(row * self.stride);
-            }
+            unsafe { *x = self.base.add((self.first + row + r) * self.stride) };
         }
         x
     }
@@ -63,7 +65,7 @@ impl Source<'_> {
 #[derive(Clone)]
 pub(crate) struct LinearJob<'a> {
     pub(crate) weights: Weights,
-    pub(crate) source: Source<'a>,
+    pub(crate) source: Source,
     pub(crate) target: Target<'a>,
     pub(crate) outputs: Range<usize>,
     pub(crate) store: Store,
@@ -94,7 +96,7 @@ pub(crate) unsafe fn linear<V: Vector>(job: &LinearJob) {
 /// As for [`linear`].
 #[inline(always)]
 unsafe fn linear_with<V: Vector, D: Decoder<V>>(weights: &D, job: &LinearJob) {
-    let rows = job.source.rows.len();
+    let rows = job.source.count;
     for start in job.outputs.clone().step_by(PANEL) {
         let count = PANEL.min(job.outputs.end - start);
         let mut r = 0;
@@ -182,7 +184,7 @@ impl LinearJob<'_> {
     /// # Safety
     /// They are inside the target.
     #[inline(always)]
-    unsafe fn put(&self, r: usize, start: usize, values: &[f32]) {
+    pub(super) unsafe fn put(&self, r: usize, start: usize, values: &[f32]) {
         // SAFETY: the caller vouches for the place.
         unsafe {
             let row = *self.target.rows.get_unchecked(r) as usize;

@@ -1,15 +1,21 @@
 //! Matrix times rows for every stored format and SIMD path.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+mod amx;
 mod decode;
 mod dots;
 mod kernel;
 mod pack;
 
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) use amx::{linear_amx, permission, split_amx};
 pub(super) use decode::Gathered;
 pub(super) use dots::{OUTPUTS, block};
 pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, linear};
-pub(super) use pack::{Orders, Packed};
+pub(super) use pack::{Orders, Packed, Split};
+
+use std::ops::Range;
 
 use super::workers::Compute;
 use crate::matrix::{Format, Matrix};
@@ -65,11 +71,17 @@ pub(super) fn weights(matrix: &Matrix) -> Weights {
     }
 }
 
-/// The packed rows in the order `matrix` takes, with the rows of `rows` checked.
-pub(super) fn source<'a>(matrix: &Matrix, x: &'a Packed, rows: &'a [u32]) -> Source<'a> {
+/// Some packed rows in the order `matrix` takes.
+pub(super) fn source(matrix: &Matrix, x: &Packed, rows: Range<usize>) -> Source {
     assert_eq!(x.cols, matrix.cols, "activations do not fit the matrix");
-    assert!(rows.iter().all(|r| (*r as usize) < x.rows), "row out of range");
-    Source { base: x.rows_for(&matrix.format).as_ptr(), stride: x.stride, rows }
+    assert!(rows.start <= rows.end && rows.end <= x.rows, "row out of range");
+    Source {
+        base: x.rows_for(&matrix.format).as_ptr(),
+        stride: x.stride,
+        split: x.split().as_ptr(),
+        first: rows.start,
+        count: rows.len(),
+    }
 }
 
 /// A buffer whose disjoint parts several threads write during one job.
@@ -126,29 +138,27 @@ impl Output {
     }
 }
 
-/// `out[to[i], col ..] (+)= W x[from[i]]` for every `i`; `out` is `[_, stride]`.
-///
-/// `from` and `to` have the same length, and `to` names no row twice.
+/// `out[to[i], col ..] (+)= W x[i]` for every packed row `i`; `out` is `(buffer, stride, col)`
+/// with rows of `stride` floats. `to` names no row twice.
 pub(super) fn apply(
     compute: &Compute,
     matrix: &Matrix,
     x: &Packed,
-    from: &[u32],
     out: (&mut [f32], usize, usize),
     to: &[u32],
     store: Store,
 ) {
-    assert_eq!(from.len(), to.len());
+    assert_eq!(x.rows, to.len(), "as many targets as packed rows");
     let (buffer, stride, col) = out;
     let job = LinearJob {
         weights: weights(matrix),
-        source: source(matrix, x, from),
+        source: source(matrix, x, 0..x.rows),
         target: Output::new(buffer).target(stride, (col, matrix.rows), 0, to),
         outputs: 0..matrix.rows,
         store,
     };
     let job = Shared(job);
-    let work = from.len() * matrix.rows * matrix.cols;
+    let work = to.len() * matrix.rows * matrix.cols;
     let kernel = compute.kernels.linear;
     compute.over(matrix.rows, TASK_OUTPUTS, work, |outputs, _| {
         let job = &job;

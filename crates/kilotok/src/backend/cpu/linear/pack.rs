@@ -1,30 +1,56 @@
 //! Activations laid out for the dot products.
+#![allow(unsafe_code, reason = "calls the kernels of a SIMD path")]
 
+use super::super::simd::Kernels;
 use crate::matrix::{Format, Matrix};
 
 /// Rows are padded with zeros to a multiple of this many columns: whole chunks of any decoder.
 const PAD: usize = 128;
 
-/// Activation rows, in natural order, in MXFP4 order, or both.
+/// Bfloat16 parts of a value on the AMX path; a row becomes as many rows.
+pub(super) const PARTS: usize = 3;
+
+/// Rows beyond the last that a tile may read: it takes up to five at a time.
+const SPLIT_SLACK: usize = 5;
+
+/// Values from one row of parts to the next: one cache line more than the row has, so that the
+/// rows of a tile do not compete for the same lines of a cache.
+pub(super) fn split_stride(stride: usize) -> usize {
+    stride + 32
+}
+
+/// Splits the padded row `x` (columns a multiple of 32) into [`PARTS`] rows of bfloat16 at `out`,
+/// `stride` values apart.
+///
+/// # Safety
+/// The path's features, and room at `out` for all parts.
+pub(crate) type Split = unsafe fn(x: &[f32], out: *mut u16, stride: usize);
+
+/// Activation rows in the orders that their consumers take.
 #[derive(Debug)]
 pub(crate) struct Packed {
+    /// `[rows, stride]`
     natural: Vec<f32>,
+    /// `[rows, stride]`, columns in MXFP4 order.
     mxfp4: Vec<f32>,
+    /// `[rows, PARTS, split_stride]`, on the AMX path alone.
+    split: Vec<u16>,
     lanes: usize,
+    splitter: Option<Split>,
+    orders: Orders,
     /// Floats from one row to the next.
     pub(super) stride: usize,
     /// Columns of a row, padding not included.
     pub(super) cols: usize,
     /// Number of rows.
     pub(super) rows: usize,
-    has_natural: bool,
-    has_mxfp4: bool,
 }
 
 /// Which orders the consumers of packed rows need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    natural: bool,
+    f32: bool,
+    narrow: bool,
     mxfp4: bool,
 }
 
@@ -34,8 +60,9 @@ impl Orders {
         let mut orders = Self::default();
         for matrix in matrices {
             match matrix.format {
+                Format::F32 => orders.f32 = true,
+                Format::Bf16 | Format::Fp8 { .. } => orders.narrow = true,
                 Format::Mxfp4 { .. } => orders.mxfp4 = true,
-                Format::F32 | Format::Bf16 | Format::Fp8 { .. } => orders.natural = true,
             }
         }
         orders
@@ -43,17 +70,24 @@ impl Orders {
 }
 
 impl Packed {
-    /// Room for `floats` floats of rows padded by [`Packed::padded`], for paths of `lanes` lanes.
-    pub(crate) fn new(floats: usize, lanes: usize) -> Self {
+    /// Room for `rows` times `per_row` floats of rows padded by [`Packed::padded`].
+    pub(crate) fn new(rows: usize, per_row: usize, kernels: &Kernels) -> Self {
+        let floats = rows * per_row;
+        let (mxfp4, split) = match kernels.split {
+            None => (floats, 0),
+            // Narrow rows are at least `PAD` wide, so there are at most this many of them.
+            Some(_) => (0, PARTS * (rows + SPLIT_SLACK) * (per_row + per_row / PAD * 32)),
+        };
         Self {
             natural: vec![0.0; floats],
-            mxfp4: vec![0.0; floats],
-            lanes,
+            mxfp4: vec![0.0; mxfp4],
+            split: vec![0; split],
+            lanes: kernels.lanes,
+            splitter: kernels.split,
+            orders: Orders::default(),
             stride: 0,
             cols: 0,
             rows: 0,
-            has_natural: false,
-            has_mxfp4: false,
         }
     }
 
@@ -64,48 +98,50 @@ impl Packed {
 
     /// Bytes held.
     pub(crate) fn num_bytes(&self) -> usize {
-        (self.natural.len() + self.mxfp4.len()) * 4
+        (self.natural.len() + self.mxfp4.len()) * 4 + self.split.len() * 2
     }
 
-    /// Packs rows of `cols` columns from `x`, `[rows, x_stride]`.
-    pub(crate) fn pack(
-        &mut self,
-        x: &[f32],
-        x_stride: usize,
-        rows: usize,
-        cols: usize,
-        orders: Orders,
-    ) {
+    /// Packs rows `rows` of `x`, `[_, cols]`, one after the other.
+    pub(crate) fn pack(&mut self, x: &[f32], rows: &[u32], cols: usize, orders: Orders) {
         let stride = Self::padded(cols);
-        let lanes = self.lanes;
-        for row in 0..rows {
-            let from = &x[row * x_stride..][..cols];
-            if orders.natural {
-                let to = &mut self.natural[row * stride..][..stride];
+        let part = split_stride(stride);
+        assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
+        for (i, row) in rows.iter().enumerate() {
+            let from = &x[*row as usize * cols..][..cols];
+            if orders.f32 || orders.narrow || self.splitter.is_some() {
+                let to = &mut self.natural[i * stride..][..stride];
                 to[..cols].copy_from_slice(from);
                 to[cols..].fill(0.0);
+                if let Some(split) = self.splitter.filter(|_| orders.narrow || orders.mxfp4) {
+                    // A tile may read `SPLIT_SLACK` rows behind this one.
+                    assert!((i + 1 + SPLIT_SLACK) * PARTS * part <= self.split.len());
+                    // SAFETY: kernels are handed out after feature detection; the parts end
+                    // inside the buffer.
+                    unsafe { split(to, self.split[i * PARTS * part..].as_mut_ptr(), part) };
+                }
             }
-            if orders.mxfp4 {
-                let to = &mut self.mxfp4[row * stride..][..stride];
-                to_mxfp4_order(from, to, lanes);
+            if orders.mxfp4 && self.splitter.is_none() {
+                let to = &mut self.mxfp4[i * stride..][..stride];
+                to_mxfp4_order(from, to, self.lanes);
             }
         }
-        (self.stride, self.cols, self.rows) = (stride, cols, rows);
-        (self.has_natural, self.has_mxfp4) = (orders.natural, orders.mxfp4);
+        (self.stride, self.cols, self.rows, self.orders) = (stride, cols, rows.len(), orders);
     }
 
-    /// Rows in the order that `format` takes.
+    /// Rows in the order that `format` takes; split parts have their own place.
     pub(super) fn rows_for(&self, format: &Format) -> &[f32] {
-        match format {
-            Format::Mxfp4 { .. } => {
-                assert!(self.has_mxfp4, "rows were not packed in MXFP4 order");
-                &self.mxfp4
-            }
-            Format::F32 | Format::Bf16 | Format::Fp8 { .. } => {
-                assert!(self.has_natural, "rows were not packed in natural order");
-                &self.natural
-            }
-        }
+        let (packed, rows) = match format {
+            Format::F32 => (self.orders.f32, &self.natural),
+            Format::Bf16 | Format::Fp8 { .. } => (self.orders.narrow, &self.natural),
+            Format::Mxfp4 { .. } => (self.orders.mxfp4, &self.mxfp4),
+        };
+        assert!(packed, "rows were not packed for this format");
+        rows
+    }
+
+    /// The split parts; empty on other paths.
+    pub(super) fn split(&self) -> &[u16] {
+        &self.split
     }
 }
 

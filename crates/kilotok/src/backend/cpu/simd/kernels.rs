@@ -2,7 +2,7 @@
 #![allow(unsafe_code, reason = "the entries carry target features")]
 
 use super::super::attention::{AttendJob, attend};
-use super::super::linear::{LinearJob, linear};
+use super::super::linear::{LinearJob, Split, linear};
 use super::super::rms_norm::{NormJob, norm};
 use super::{sigmoid, silu_mul};
 
@@ -19,10 +19,12 @@ pub(crate) struct Kernels {
     pub(crate) attend: unsafe fn(&mut AttendJob),
     pub(crate) norm: unsafe fn(&mut NormJob),
     pub(crate) sigmoid: unsafe fn(&mut [f32]),
+    /// Splits activations where the path multiplies bfloat16 tiles.
+    pub(crate) split: Option<Split>,
 }
 
 macro_rules! kernels {
-    ($name:ident, $module:ident, $vector:ty $(, $features:literal)?) => {
+    ($name:ident, $constant:ident, $module:ident, $vector:ty $(, $features:literal)?) => {
         mod $module {
             use super::*;
 
@@ -58,26 +60,38 @@ macro_rules! kernels {
         }
 
         /// Kernels of this path.
-        pub(super) static $name: Kernels = Kernels {
+        const $constant: Kernels = Kernels {
             lanes: <$vector as super::Vector>::LANES,
             linear: $module::linear_entry,
             silu_mul: $module::silu_mul_entry,
             attend: $module::attend_entry,
             norm: $module::norm_entry,
             sigmoid: $module::sigmoid_entry,
+            split: None,
         };
+        /// Kernels of this path.
+        pub(super) static $name: Kernels = $constant;
     };
 }
 
-kernels!(SCALAR, scalar_entries, crate::backend::cpu::simd::scalar::Scalar);
+kernels!(SCALAR, SCALAR_KERNELS, scalar_entries, crate::backend::cpu::simd::scalar::Scalar);
 #[cfg(target_arch = "x86_64")]
-kernels!(AVX2, avx2_entries, crate::backend::cpu::simd::avx2::Avx2, "avx2,fma,f16c");
+kernels!(AVX2, AVX2_KERNELS, avx2_entries, crate::backend::cpu::simd::avx2::Avx2, "avx2,fma,f16c");
 #[cfg(target_arch = "x86_64")]
 kernels!(
     AVX512,
+    AVX512_KERNELS,
     avx512_entries,
     crate::backend::cpu::simd::avx512::Avx512,
     "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl"
 );
 #[cfg(target_arch = "aarch64")]
-kernels!(NEON, neon_entries, crate::backend::cpu::simd::neon::Neon, "neon");
+kernels!(NEON, NEON_KERNELS, neon_entries, crate::backend::cpu::simd::neon::Neon, "neon");
+
+/// AVX-512 but for matrices in narrow formats, which go through tiles.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub(super) static AMX: Kernels = Kernels {
+    linear: super::super::linear::linear_amx,
+    split: Some(super::super::linear::split_amx),
+    ..AVX512_KERNELS
+};

@@ -18,6 +18,8 @@ mod vector;
 use std::fmt;
 use std::str::FromStr;
 
+#[cfg(target_arch = "x86_64")]
+pub(super) use avx512::Avx512;
 pub(super) use exp::{exp, sigmoid, silu_mul};
 pub(super) use kernels::Kernels;
 pub(super) use vector::Vector;
@@ -33,6 +35,8 @@ pub enum Simd {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
+    /// As `Avx512`, with AMX bfloat16 tiles for matrices in BF16, FP8 and MXFP4 (Linux).
+    Amx,
     /// 64-bit Arm with NEON.
     Neon,
 }
@@ -40,7 +44,7 @@ pub enum Simd {
 impl Simd {
     /// The paths this machine can run, slowest first.
     pub fn available() -> Vec<Self> {
-        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512]
+        [Self::Scalar, Self::Neon, Self::Avx2, Self::Avx512, Self::Amx]
             .into_iter()
             .filter(|s| s.is_available())
             .collect()
@@ -48,7 +52,7 @@ impl Simd {
 
     /// The fastest path this machine can run.
     pub fn detect() -> Self {
-        [Self::Avx512, Self::Avx2, Self::Neon]
+        [Self::Amx, Self::Avx512, Self::Avx2, Self::Neon]
             .into_iter()
             .find(|s| s.is_available())
             .unwrap_or(Self::Scalar)
@@ -61,13 +65,9 @@ impl Simd {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => avx2_is_available(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => {
-                avx2_is_available()
-                    && is_x86_feature_detected!("avx512f")
-                    && is_x86_feature_detected!("avx512bw")
-                    && is_x86_feature_detected!("avx512dq")
-                    && is_x86_feature_detected!("avx512vl")
-            }
+            Self::Avx512 => avx512_is_available(),
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => avx512_is_available() && super::linear::permission(),
             #[cfg(target_arch = "aarch64")]
             Self::Neon => std::arch::is_aarch64_feature_detected!("neon"),
             #[allow(unreachable_patterns, reason = "which arms exist depends on the target")]
@@ -92,6 +92,8 @@ impl Simd {
             Self::Avx2 => &kernels::AVX2,
             #[cfg(target_arch = "x86_64")]
             Self::Avx512 => &kernels::AVX512,
+            #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+            Self::Amx => &kernels::AMX,
             #[cfg(target_arch = "aarch64")]
             Self::Neon => &kernels::NEON,
             _ => &kernels::SCALAR,
@@ -106,12 +108,22 @@ fn avx2_is_available() -> bool {
         && is_x86_feature_detected!("f16c")
 }
 
+#[cfg(target_arch = "x86_64")]
+fn avx512_is_available() -> bool {
+    avx2_is_available()
+        && is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512dq")
+        && is_x86_feature_detected!("avx512vl")
+}
+
 impl fmt::Display for Simd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Scalar => "scalar",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Amx => "amx",
             Self::Neon => "neon",
         })
     }
@@ -121,11 +133,14 @@ impl FromStr for Simd {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Neon]
+        [Self::Scalar, Self::Avx2, Self::Avx512, Self::Amx, Self::Neon]
             .into_iter()
             .find(|s| s.to_string() == name)
             .ok_or_else(|| {
-                Error::invalid("simd", format!("`{name}`: expected scalar, avx2, avx512 or neon"))
+                Error::invalid(
+                    "simd",
+                    format!("`{name}`: expected scalar, avx2, avx512, amx or neon"),
+                )
             })
     }
 }
