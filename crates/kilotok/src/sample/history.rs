@@ -26,12 +26,12 @@ impl History {
     }
 
     /// How often `token` was generated.
-    pub(super) fn count(&self, token: usize) -> u32 {
+    pub(crate) fn count(&self, token: usize) -> u32 {
         self.generated[token]
     }
 
     /// Whether `token` stood in the prompt or was generated.
-    pub(super) fn seen(&self, token: usize) -> bool {
+    pub(crate) fn seen(&self, token: usize) -> bool {
         self.in_prompt[token] || self.generated[token] > 0
     }
 }

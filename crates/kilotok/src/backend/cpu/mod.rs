@@ -4,11 +4,13 @@
 //! name, written over the shared kernels of `linear`, `attention` and `rms_norm`, which are
 //! compiled once per SIMD path.
 
+pub(crate) mod accept;
 mod attention;
 mod attention_full;
 mod attention_swa;
 mod cache;
 mod check;
+pub(crate) mod choose;
 mod dense_down;
 mod dense_up;
 mod draft_attention;

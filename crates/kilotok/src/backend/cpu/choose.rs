@@ -1,7 +1,7 @@
 //! Op `choose`: the target's own token for one row, greedy or Gumbel-max.
 
-use super::{History, Noise, SamplingParams};
 use crate::backend::TokenLogprobs;
+use crate::sample::{History, Noise, SamplingParams};
 
 /// Chooses tokens; owns the scratch memory so that choosing allocates nothing (law 4).
 #[derive(Debug)]
