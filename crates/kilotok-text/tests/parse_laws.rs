@@ -138,6 +138,7 @@ fn texts_with_calls() -> impl Strategy<Value = String> {
         "<tool_call><function=f></function>",
         "<tool_call>{\"arguments\": {\"k\": 1}, \"name\": \"f\"}",
         "<tool_call>{\"name\": \"f\"}",
+        "<tool_call>{\"name\": \"f\", \"arguments\": {",
         "<tool_call><function=f><parameter=s>",
         "</parameter>\n<parameter=n>",
         "</parameter></function>",

@@ -6,8 +6,12 @@
 mod parsing;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use kilotok_text::{ChatTemplate, Format, TagLayout, TemplateInput, Tokenizer};
+use kilotok_text::{
+    ChatTemplate, Detokenizer, EncodeOptions, Format, ParsedMessage, TagLayout, TemplateInput,
+    Tokenizer,
+};
 use proptest::prelude::*;
 use serde_json::{Map, Value, json};
 
@@ -187,6 +191,18 @@ fn the_demo_checkpoint_gets_its_own_format() {
     let arguments = json!({"city": "Oslo", "unit": "celsius"});
     assert_eq!(parsing::calls(&message), [("get_weather".to_owned(), arguments)]);
     assert_eq!(message.content, "");
+    // Token by token, as it is generated: special tokens must be kept.
+    let options = EncodeOptions { add_special_tokens: false, parse_special: true };
+    let ids = tokenizer.encode(call, options).unwrap();
+    let mut detokenizer = Detokenizer::new(Arc::new(tokenizer), !format.needs_special_tokens());
+    let mut parser = format.parser(&prompt, parsing::options());
+    let mut streamed = ParsedMessage::default();
+    for id in ids {
+        streamed.extend(parser.push(&detokenizer.push(id).unwrap()));
+    }
+    streamed.extend(parser.finish());
+    assert_eq!(streamed, message);
+
     let sum = "<think>\n2 * 3 = 6\n1 + 6 = 7\n</think>\nThe answer is 7.";
     let message = parsing::parse(format, &prompt, sum);
     assert_eq!(message.reasoning, "2 * 3 = 6\n1 + 6 = 7");

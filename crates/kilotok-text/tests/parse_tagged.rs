@@ -3,7 +3,10 @@
 
 mod parsing;
 
-use kilotok_text::{Delta, Format, ParsedMessage, ParserOptions, ReasoningState, TagLayout};
+use kilotok_text::{
+    Delta, Format, MAX_CALL_BYTES, MAX_TYPED_VALUE_BYTES, ParsedMessage, ParserOptions,
+    ReasoningState, TagLayout,
+};
 use parsing::{calls, options};
 use serde_json::{Value, json};
 
@@ -164,6 +167,8 @@ fn declared_types_decide_what_a_value_is() {
         ("oa", "{}", json!({})),
         ("oa", "[2]", json!([2])),
         ("e", "1", json!("1")),
+        ("al", "1", json!("1")),
+        ("al", "null", json!("null")),
         // Undeclared: JSON if it is JSON, except that quotes are just quotes.
         ("x", "1", json!(1)),
         ("x", "true", json!(true)),
@@ -195,6 +200,7 @@ fn broken_calls_are_text() {
         "<tool_call>{}</tool_call>",
         "<tool_call>{\"name\": \"f\", \"arguments\": [1]}",
         "<tool_call>{\"name\": \"f\", \"x\": 1}",
+        "<tool_call>{\"name\": \"f\", \"name\": \"g\", \"arguments\": {}}",
         "<tool_call>[]</tool_call>",
         "<function=f></function>",
         "</tool_call>",
@@ -218,6 +224,7 @@ fn broken_calls_are_text() {
     let good = "<tool_call>{\"name\": \"f\", \"arguments\": {}}";
     let message = mimo(&format!("<tool_call>{{\"name\": \"g\", \"arguments\": {{!{good} tail"));
     assert_eq!(calls(&message), [("f".to_owned(), json!({}))]);
+    assert_eq!(message.tool_calls[0].id, "call_1", "the broken call had a number too");
     assert!(message.content.ends_with("{! tail"), "{}", message.content);
 }
 
@@ -262,6 +269,33 @@ fn arguments_stream_while_they_are_written() {
     parser.push("<tool_call>\n{\"name\": \"f\", \"arguments\": {");
     assert_eq!(fragment(parser.push("\"k\": \"a")), "\"k\": \"a");
     assert_eq!(parser.push("\"}}").last(), Some(&Delta::ToolCallEnd { index: 0 }));
+}
+
+#[test]
+fn sizes_are_limited() {
+    let numbers = format!("[1{}]", ", 1".repeat(MAX_TYPED_VALUE_BYTES / 3));
+    assert_eq!(one_argument(MIMO, "a", &numbers), json!(numbers), "too long to be typed");
+
+    let long = format!("<tool_call><function=f><parameter=s>{}", "x".repeat(MAX_CALL_BYTES));
+    let message = mimo(&format!("{long}</parameter></function></tool_call>"));
+    assert_eq!((message.tool_calls.len(), message.broken_calls), (0, 1));
+    assert_eq!(message.content, format!("{long}</parameter></function></tool_call>"));
+
+    let name = "n".repeat(257);
+    assert!(mimo(&format!("<tool_call><function={name}></function>")).tool_calls.is_empty());
+    assert_eq!(
+        mimo(&format!("<tool_call><function={}></function>", &name[1..])).tool_calls.len(),
+        1
+    );
+
+    for start in
+        ["", "<tool_call>", "<tool_call><function=f></function>", "<tool_call><function=f>"]
+    {
+        let mut parser = MIMO.parser(TURN, options());
+        parser.push(start);
+        parser.push(&" ".repeat(1000));
+        assert!(parser.held_bytes() < 300, "{start:?} holds {}", parser.held_bytes());
+    }
 }
 
 #[test]

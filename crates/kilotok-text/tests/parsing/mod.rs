@@ -13,7 +13,7 @@ pub(crate) fn tools() -> Vec<Value> {
         "s": {"type": "string"}, "n": {"type": "number"}, "i": {"type": "integer"},
         "b": {"type": "boolean"}, "o": {"type": "object"}, "a": {"type": "array"},
         "sn": {"type": ["string", "null"]}, "oa": {"anyOf": [{"$ref": "#/$defs/x"}, {"type": "array"}]},
-        "e": {"enum": ["1", "2"]}
+        "e": {"enum": ["1", "2"]}, "al": {"allOf": [{"type": ["string", "number"]}, {"type": ["string", "null"]}]}
     });
     let parameters =
         json!({"type": "object", "properties": properties, "$defs": {"x": {"type": "object"}}});

@@ -64,7 +64,7 @@ impl Header {
         Self { markup, section, led: false, ..Self::behind_role() }
     }
 
-    /// `false` when `c` has no place here; it was not taken.
+    /// `false` when `c` has no place here; it is not in the markup and the header is of no more use.
     pub(super) fn push(&mut self, c: char) -> bool {
         if self.markup.len() >= MAX_HEADER_BYTES {
             return false;
@@ -79,7 +79,7 @@ impl Header {
     fn grow_word(&mut self, c: char) -> bool {
         self.word.push(c);
         let word = self.word.as_str();
-        let fits = if !self.led {
+        if !self.led {
             match self.section {
                 Section::Role => ROLE.starts_with(word),
                 Section::Channel => CHANNELS.iter().any(|name| name.starts_with(word)),
@@ -90,11 +90,7 @@ impl Header {
         } else {
             (self.recipient.is_none() && RECIPIENT.starts_with(word))
                 || (self.section == Section::Channel && KINDS.iter().any(|k| k.starts_with(word)))
-        };
-        if !fits {
-            self.word.pop();
         }
-        fits
     }
 
     /// `false` when the word at hand is not whole.
