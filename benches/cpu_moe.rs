@@ -2,16 +2,17 @@
 //! the read bandwidth measured in the same run.
 //!
 //! `cargo bench -p kilotok --bench cpu_moe`, options after `--`: `simd=avx2`, `threads=1`,
-//! `clock=cpu`.
+//! `clock=cpu`, and `model=DIR` for a checkpoint in place of the synthetic model.
 //! Prints one JSON object; ratios are meant to be read, absolute figures belong to the machine.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a benchmark reports and may fail")]
 
 use std::hint::black_box;
+use std::path::Path;
 use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use kilotok::backend::cpu::{CpuConfig, CpuExecutor, Simd};
-use kilotok::backend::{Executor, Limits, Row};
+use kilotok::backend::{DraftBlock, Executor, Limits, Row};
 use kilotok::testing::{Formats, Rng, random_model};
 use kilotok::{
     AttentionSpec, ExpertWeights, LayerSpec, MlpSpec, MlpWeights, Model, ModelSpec, MoeSpec,
@@ -137,7 +138,11 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 fn main() {
     let simd: Simd = option("simd").map_or_else(Simd::detect, |s| s.parse().unwrap());
     let threads = option("threads").map(|t| t.parse().unwrap());
-    let model = random_model(spec(), Formats::mimo_fp4(), 1);
+    let model = match option("model") {
+        None => random_model(spec(), Formats::mimo_fp4(), 1),
+        Some(dir) => Arc::new(kilotok::weights::load(Path::new(&dir), None).unwrap()),
+    };
+    let vocab = model.spec.vocab;
     let limits =
         Limits { max_rows: CHUNK, slots: 1, pages: 64, page_size: 64, max_positions: 4096 };
     let config = CpuConfig { threads, simd: Some(simd), limits };
@@ -149,7 +154,7 @@ fn main() {
             .map(|i| Row {
                 slot: 0,
                 position: (position + i) as u32,
-                token: rng.below(16384) as u32,
+                token: rng.below(vocab) as u32,
                 needs_logits: i + 1 == rows,
             })
             .collect();
@@ -164,6 +169,13 @@ fn main() {
     feed(&mut executor, 1);
     let verify = median((0..REPEATS).map(|_| feed(&mut executor, 8)));
     let decode = median((0..DECODED).map(|_| feed(&mut executor, 1)));
+    let block = DraftBlock { slot: 0, start: position as u32, anchor: 1, drafts: 7 };
+    let mut drafts = Vec::with_capacity(8);
+    let draft = median((0..REPEATS).map(|_| {
+        let start = now();
+        executor.draft(&[block], &mut drafts);
+        now() - start
+    }));
     let bandwidth = read_bandwidth(executor.threads());
     let bytes = bytes_per_token(&model) as f64;
     let report = serde_json::json!({
@@ -177,6 +189,7 @@ fn main() {
         "decode_gb_s": bytes / decode / 1e9,
         "decode_fraction_of_bandwidth": bytes / decode / bandwidth,
         "verify8_ms": verify * 1e3,
+        "draft7_ms": (executor.max_drafts() >= 7).then_some(draft * 1e3),
         "prefill64_ms": prefill * 1e3,
         "prefill_ms_per_token": prefill * 1e3 / CHUNK as f64,
         "prefill_over_decode": decode / (prefill / CHUNK as f64),

@@ -49,8 +49,7 @@ pub(crate) struct Packed {
 /// Which orders the consumers of packed rows need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    f32: bool,
-    narrow: bool,
+    natural: bool,
     mxfp4: bool,
 }
 
@@ -60,8 +59,7 @@ impl Orders {
         let mut orders = Self::default();
         for matrix in matrices {
             match matrix.format {
-                Format::F32 => orders.f32 = true,
-                Format::Bf16 | Format::Fp8 { .. } => orders.narrow = true,
+                Format::F32 | Format::Bf16 | Format::Fp8 { .. } => orders.natural = true,
                 Format::Mxfp4 { .. } => orders.mxfp4 = true,
             }
         }
@@ -108,11 +106,11 @@ impl Packed {
         assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
         for (i, row) in rows.iter().enumerate() {
             let from = &x[*row as usize * cols..][..cols];
-            if orders.f32 || orders.narrow || self.splitter.is_some() {
+            if orders.natural || self.splitter.is_some() {
                 let to = &mut self.natural[i * stride..][..stride];
                 to[..cols].copy_from_slice(from);
                 to[cols..].fill(0.0);
-                if let Some(split) = self.splitter.filter(|_| orders.narrow || orders.mxfp4) {
+                if let Some(split) = self.splitter.filter(|_| orders.mxfp4) {
                     // A tile may read `SPLIT_SLACK` rows behind this one.
                     assert!((i + 1 + SPLIT_SLACK) * PARTS * part <= self.split.len());
                     // SAFETY: kernels are handed out after feature detection; the parts end
@@ -131,8 +129,7 @@ impl Packed {
     /// Rows in the order that `format` takes; split parts have their own place.
     pub(super) fn rows_for(&self, format: &Format) -> &[f32] {
         let (packed, rows) = match format {
-            Format::F32 => (self.orders.f32, &self.natural),
-            Format::Bf16 | Format::Fp8 { .. } => (self.orders.narrow, &self.natural),
+            Format::F32 | Format::Bf16 | Format::Fp8 { .. } => (self.orders.natural, &self.natural),
             Format::Mxfp4 { .. } => (self.orders.mxfp4, &self.mxfp4),
         };
         assert!(packed, "rows were not packed for this format");

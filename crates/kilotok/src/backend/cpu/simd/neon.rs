@@ -122,8 +122,8 @@ impl Vector for Neon {
     unsafe fn bf16(p: *const u8) -> Self {
         // SAFETY: see above.
         Self(unsafe {
-            let words = vreinterpret_u16_u8(vld1_u8(p));
-            vreinterpretq_f32_u32(vshll_n_u16::<16>(words))
+            let words = vmovl_u16(vreinterpret_u16_u8(vld1_u8(p)));
+            vreinterpretq_f32_u32(vshlq_n_u32::<16>(words))
         })
     }
 

@@ -1,14 +1,13 @@
-//! Matrix times rows through tiles: sixteen outputs and up to fifteen rows at a time.
+//! MXFP4 matrix times rows through tiles: sixteen outputs and up to fifteen rows at a time.
 #![allow(unsafe_code, reason = "CPU instructions behind runtime detection")]
 
-use std::arch::x86_64::{
-    __m512, _mm512_add_ps, _mm512_fmadd_ps, _mm512_load_ps, _mm512_setzero_ps, _mm512_storeu_ps,
-};
+use std::arch::x86_64::{__m512, _mm512_add_ps, _mm512_load_ps, _mm512_storeu_ps};
 
 use super::super::super::simd::Avx512;
+use super::super::decode::Mxfp4;
 use super::super::kernel::{LinearJob, Weights, linear};
 use super::super::pack::{PARTS, split_stride};
-use super::decode::{STEP, Tiled, Tiles};
+use super::decode::{STEP, Tiles};
 use super::tile::{self, Config};
 
 /// Rows of a tile: three parts of five rows of activations.
@@ -31,10 +30,8 @@ pub(crate) unsafe fn linear_amx(job: &LinearJob) {
     // SAFETY: passed on from the caller.
     unsafe {
         match &job.weights {
-            Weights::F32(_) => linear::<Avx512>(job),
-            Weights::Bf16(d) => rows(d, job),
-            Weights::Fp8(d) => rows(d, job),
-            Weights::Mxfp4(d) => rows(d, job),
+            Weights::Mxfp4(weights) => rows(weights, job),
+            _ => linear::<Avx512>(job),
         }
     }
 }
@@ -44,7 +41,7 @@ pub(crate) unsafe fn linear_amx(job: &LinearJob) {
 /// # Safety
 /// As for [`linear_amx`].
 #[inline(always)]
-unsafe fn rows<D: Tiled>(weights: &D, job: &LinearJob) {
+unsafe fn rows(weights: &Mxfp4, job: &LinearJob) {
     let mut first = 0;
     while first < job.source.count {
         let count = (job.source.count - first).min(TILE_ROWS * ROW_TILES);
@@ -55,9 +52,9 @@ unsafe fn rows<D: Tiled>(weights: &D, job: &LinearJob) {
         unsafe {
             Config::new(3 * each).load();
             match tiles {
-                1 => outputs::<D, 1>(weights, job, piece),
-                2 => outputs::<D, 2>(weights, job, piece),
-                _ => outputs::<D, 3>(weights, job, piece),
+                1 => outputs::<1>(weights, job, piece),
+                2 => outputs::<2>(weights, job, piece),
+                _ => outputs::<3>(weights, job, piece),
             }
             tile::release();
         }
@@ -76,13 +73,13 @@ struct Piece {
 /// # Safety
 /// As for [`linear_amx`]; tiles are configured.
 #[inline(always)]
-unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece: Piece) {
+unsafe fn outputs<const T: usize>(weights: &Mxfp4, job: &LinearJob, piece: Piece) {
     let Piece { first, count, each } = piece;
-    let steps = weights.cols().div_ceil(STEP);
+    let steps = weights.cols.div_ceil(STEP);
     let stride = split_stride(job.source.stride);
     // Two steps in flight: tiles are loaded when their stores have long left for the cache.
     let mut tiles = [const { Tiles([[[0; 16]; 16]; 4]) }; 2];
-    let mut spare = [[0; 2 * STEP]; 16];
+    let mut spare = [[0; STEP / 2]; 16];
     let mut products = Products([[[0.0; OUTPUTS]; 16]; 2]);
     for start in job.outputs.clone().step_by(OUTPUTS) {
         let some = OUTPUTS.min(job.outputs.end - start);
@@ -94,12 +91,11 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
         // SAFETY: weight rows are inside the job; split blocks of the piece's rows are inside
         // the pack, and the rows that fill up its last tile are inside its slack.
         unsafe {
-            let mut sums = [[_mm512_setzero_ps(); 3 * TILE_ROWS]; T];
             zero::<T>();
-            weights.step(&rows, 0, &mut spare, &mut tiles[0]);
+            weights.tiles(&rows, 0, &mut spare, &mut tiles[0]);
             for step in 0..steps {
                 if step + 1 < steps {
-                    weights.step(&rows, step + 1, &mut spare, &mut tiles[(step + 1) % 2]);
+                    weights.tiles(&rows, step + 1, &mut spare, &mut tiles[(step + 1) % 2]);
                 }
                 for (b, weights) in tiles[step % 2].0.iter().enumerate() {
                     tile::load::<7>(weights.as_ptr().cast(), tile::ROW);
@@ -110,32 +106,15 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
                         multiply(2 * t + b % 2);
                     }
                 }
-                if D::SCALED {
-                    let scale = weights.scale(&rows, step);
-                    for (t, sums) in sums.iter_mut().enumerate() {
-                        store(t, &mut products);
-                        for (r, sum) in sums.iter_mut().enumerate().take(3 * each) {
-                            *sum = _mm512_fmadd_ps(product(&products, r), scale, *sum);
-                        }
-                    }
-                    zero::<T>();
-                }
             }
-            for (t, sums) in sums.iter_mut().enumerate() {
-                if !D::SCALED {
-                    store(t, &mut products);
-                    for (r, sum) in sums.iter_mut().enumerate().take(3 * each) {
-                        *sum = product(&products, r);
-                    }
-                }
-                for (r, parts) in sums.chunks_exact(3).take(each).enumerate() {
-                    let row = t * each + r;
-                    if row < count {
-                        let mut y = [0f32; OUTPUTS];
-                        let sum = _mm512_add_ps(_mm512_add_ps(parts[0], parts[1]), parts[2]);
-                        _mm512_storeu_ps(y.as_mut_ptr(), sum);
-                        job.put(first + row, start, &y[..some]);
-                    }
+            for t in 0..T {
+                store(t, &mut products);
+                for row in (0..each).take_while(|r| t * each + r < count) {
+                    let part = |p: usize| product(&products, 3 * row + p);
+                    let sum = _mm512_add_ps(_mm512_add_ps(part(0), part(1)), part(2));
+                    let mut y = [0f32; OUTPUTS];
+                    _mm512_storeu_ps(y.as_mut_ptr(), sum);
+                    job.put(first + t * each + row, start, &y[..some]);
                 }
             }
         }
