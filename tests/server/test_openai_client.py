@@ -193,3 +193,62 @@ def test_retries_honour_the_queue(start):
         assert all(int(error.response.headers["retry-after-ms"]) >= 50 for error in refused)
         assert refused
         assert all(future.result().usage.completion_tokens == 60 for future in patient_ones)
+
+
+WEATHER = {
+    "type": "function",
+    "name": "weather",
+    "parameters": {"type": "object", "properties": {"city": {"type": "string"}}},
+    "strict": False,
+}
+
+
+def test_responses(client):
+    reply = client.responses.create(
+        model="demo",
+        input="Tell me about the river.",
+        instructions="Be brief.",
+        tools=[WEATHER],
+        max_output_tokens=30,
+        store=False,
+    )
+    assert reply.status in {"completed", "incomplete"}
+    assert reply.usage.total_tokens == reply.usage.input_tokens + reply.usage.output_tokens
+    assert all(item.type in {"message", "reasoning", "function_call"} for item in reply.output)
+    with pytest.raises(openai.BadRequestError) as caught:
+        client.responses.create(model="demo", input="x", previous_response_id="resp_1")
+    assert caught.value.param == "previous_response_id"
+
+
+def test_the_responses_helper(client):
+    # The helper returns only what was completed, so a stop string ends this one.
+    with client.responses.stream(
+        model="demo",
+        input="Tell me about the river.",
+        max_output_tokens=100,
+        extra_body={"stop": ["e", " ", "\n"]},
+    ) as stream:
+        deltas = [event.delta for event in stream if event.type == "response.output_text.delta"]
+        final = stream.get_final_response()
+    assert "".join(deltas) == final.output_text
+    assert final.status == "completed"
+
+
+def test_tools_of_a_model_that_calls(client):
+    """The demo checkpoint was trained on calls; whatever it writes, the client can read it."""
+    tool = {"type": "function", "function": {k: WEATHER[k] for k in ("name", "parameters")}}
+    for seed in range(6):
+        options = {"model": "demo", "messages": MESSAGES, "tools": [tool], "seed": seed}
+        whole = client.chat.completions.create(**options, max_tokens=60).choices[0]
+        arguments: dict[int, str] = {}
+        content = ""
+        for chunk in client.chat.completions.create(**options, max_tokens=60, stream=True):
+            delta = chunk.choices[0].delta
+            content += delta.content or ""
+            for call in delta.tool_calls or []:
+                arguments[call.index] = arguments.get(call.index, "") + call.function.arguments
+        assert content == (whole.message.content or "")
+        calls = whole.message.tool_calls or []
+        assert [call.function.arguments for call in calls] == [
+            arguments[index] for index in range(len(calls))
+        ]

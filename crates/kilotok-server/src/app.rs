@@ -1,10 +1,10 @@
 //! The state behind a router: configuration, engine, numbers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use kilotok_text::TextEngine;
+use kilotok_text::{Format, TextEngine};
 use parking_lot::RwLock;
 
 use crate::ServerConfig;
@@ -39,6 +39,7 @@ struct Inner {
     config: ServerConfig,
     phase: RwLock<Phase>,
     created: u64,
+    format: OnceLock<Format>,
     draining: AtomicBool,
     admission: Admission,
     metrics: Metrics,
@@ -55,6 +56,7 @@ impl App {
             config,
             phase: RwLock::new(Phase::Loading(LoadProgress::default())),
             created: created.as_secs(),
+            format: OnceLock::new(),
             draining: AtomicBool::new(false),
             health: Health::default(),
         }))
@@ -68,6 +70,11 @@ impl App {
     /// Starts serving this engine.
     pub fn ready(&self, engine: TextEngine) {
         self.0.admission.set_slots(engine.engine().limits().slots);
+        let (template, tokenizer) = (engine.template(), engine.tokenizer());
+        let format =
+            Format::of_checkpoint(template.map(AsRef::as_ref), tokenizer.map(AsRef::as_ref));
+        // An app serves one model; a second engine is another instance of it.
+        let _ = self.0.format.set(format);
         *self.0.phase.write() = Phase::Ready(engine);
     }
 
@@ -113,6 +120,11 @@ impl App {
 
     pub(crate) fn created(&self) -> u64 {
         self.0.created
+    }
+
+    /// The markup in the model's output.
+    pub(crate) fn format(&self) -> Format {
+        self.0.format.get().copied().unwrap_or(Format::Plain)
     }
 
     pub(crate) fn admission(&self) -> &Admission {

@@ -30,6 +30,14 @@ impl Frames {
         self.0.extend_from_slice(b"\n\n");
     }
 
+    /// `event: <name>` with data.
+    pub(crate) fn event(&mut self, name: &str, data: &impl Serialize) {
+        self.0.extend_from_slice(b"event: ");
+        self.0.extend_from_slice(name.as_bytes());
+        self.0.push(b'\n');
+        self.data(data);
+    }
+
     /// The end of an OpenAI stream.
     pub(crate) fn done(&mut self) {
         self.0.extend_from_slice(b"data: [DONE]\n\n");

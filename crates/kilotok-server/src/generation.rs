@@ -36,6 +36,8 @@ pub(crate) struct Generation {
     next: usize,
     waker: Arc<AtomicWaker>,
     deadline: Option<Pin<Box<Sleep>>>,
+    /// Prompts of conversations, as text.
+    rendered: Vec<String>,
     tracker: Tracker,
     failed: bool,
     _permit: Permit,
@@ -64,9 +66,9 @@ impl Generation {
         let n = job.params.n as usize;
         // The closure owns the permit: work that outlives its client still counts.
         let work = tokio::task::spawn_blocking(move || {
-            submit(&engine, job, default_max).map(|streams| (streams, permit))
+            submit(&engine, job, default_max).map(|submitted| (submitted, permit))
         });
-        let (streams, permit) = work.await.map_err(|error| {
+        let (Submitted { streams, rendered }, permit) = work.await.map_err(|error| {
             tracing::error!(%error, "a request panicked");
             let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
             ApiError::new(status, "server_error", "the request failed; the server's log says why")
@@ -78,7 +80,17 @@ impl Generation {
         }
         let mut tracker = tracker;
         tracker.submitted(sequences);
-        Ok(Self { streams, n, next: 0, waker, deadline, tracker, failed: false, _permit: permit })
+        Ok(Self {
+            streams,
+            n,
+            next: 0,
+            waker,
+            deadline,
+            rendered,
+            tracker,
+            failed: false,
+            _permit: permit,
+        })
     }
 
     /// The tokens of a prompt.
@@ -86,16 +98,26 @@ impl Generation {
         self.streams[prompt].prompt_token_ids()
     }
 
+    /// The text of a conversation's prompt.
+    pub(crate) fn rendered(&self) -> &str {
+        self.rendered.first().map_or("", String::as_str)
+    }
+
     /// Tokens of all prompts.
     pub(crate) fn prompt_tokens(&self) -> usize {
         self.streams.iter().map(|stream| stream.prompt_token_ids().len()).sum()
     }
 
-    /// Waits for the end; completions by index.
-    pub(crate) async fn collect(mut self) -> Result<Vec<Completion>, ApiError> {
+    /// Waits for the end; completions by index. `read` sees every piece.
+    pub(crate) async fn collect(
+        mut self,
+        mut read: impl FnMut(&Piece),
+    ) -> Result<Vec<Completion>, ApiError> {
         let mut completions = Vec::with_capacity(self.streams.len() * self.n);
         while let Some(piece) = self.next().await {
-            if let Some(completion) = piece?.completion {
+            let piece = piece?;
+            read(&piece);
+            if let Some(completion) = piece.completion {
                 completions.push(*completion);
             }
         }
@@ -125,16 +147,27 @@ impl Generation {
     }
 }
 
-fn submit(
-    engine: &TextEngine,
-    mut job: Job,
-    default_max: u32,
-) -> Result<Vec<TextStream>, ApiError> {
+struct Submitted {
+    streams: Vec<TextStream>,
+    rendered: Vec<String>,
+}
+
+fn submit(engine: &TextEngine, mut job: Job, default_max: u32) -> Result<Submitted, ApiError> {
     let limits = engine.engine().limits();
     let context = limits.max_positions.min(limits.pages * limits.page_size);
     let mut streams = Vec::with_capacity(job.prompts.len());
+    let mut rendered = Vec::new();
     for prompt in job.prompts {
-        let tokens = engine.encode(prompt, job.params.add_special_tokens)?;
+        let tokens = match prompt {
+            Prompt::Chat(input) => {
+                let text = engine.render_chat(&input)?;
+                // The template writes the special tokens itself.
+                let tokens = engine.encode(Prompt::Text(text.clone()), false)?;
+                rendered.push(text);
+                tokens
+            }
+            prompt => engine.encode(prompt, job.params.add_special_tokens)?,
+        };
         job.params.sampling.max_tokens = job.max_tokens.unwrap_or_else(|| {
             // The last token needs no position of its own.
             let left = (context + 1).saturating_sub(tokens.len()).max(1);
@@ -142,7 +175,7 @@ fn submit(
         });
         streams.push(engine.submit(tokens, &job.params)?);
     }
-    Ok(streams)
+    Ok(Submitted { streams, rendered })
 }
 
 impl Stream for Generation {

@@ -1,15 +1,20 @@
 //! The speed receipt as clients see it: in `usage`, in `metrics` and in a header.
 
 use axum::http::HeaderValue;
+use axum::response::Response;
 use kilotok::engine::{FinishReason, Receipt};
 use kilotok_text::{Completion, StoppedBy};
 use serde_json::{Value, json};
 
 /// The header of replies that are not streams.
-pub(crate) const HEADER: &str = "x-kilotok-receipt";
+const HEADER: &str = "x-kilotok-receipt";
 
 /// `usage`, with a receipt per sequence.
-pub(crate) fn usage(prompt_tokens: usize, completions: &[Completion]) -> Value {
+pub(crate) fn usage(
+    prompt_tokens: usize,
+    reasoning_tokens: usize,
+    completions: &[Completion],
+) -> Value {
     let tokens: usize = completions.iter().map(|completion| completion.token_ids.len()).sum();
     let receipts: Vec<Value> = completions.iter().map(|c| receipt(&c.receipt)).collect();
     json!({
@@ -17,7 +22,7 @@ pub(crate) fn usage(prompt_tokens: usize, completions: &[Completion]) -> Value {
         "completion_tokens": tokens,
         "total_tokens": prompt_tokens + tokens,
         "prompt_tokens_details": { "cached_tokens": 0 },
-        "completion_tokens_details": { "reasoning_tokens": 0 },
+        "completion_tokens_details": { "reasoning_tokens": reasoning_tokens },
         "receipts": receipts,
     })
 }
@@ -73,8 +78,8 @@ pub(crate) fn metrics(completions: &[Completion]) -> Value {
     })
 }
 
-/// The receipts on one line.
-pub(crate) fn header(completions: &[Completion]) -> Option<HeaderValue> {
+/// Adds the receipts, on one line.
+pub(crate) fn with_header(mut response: Response, completions: &[Completion]) -> Response {
     let lines: Vec<String> = completions
         .iter()
         .map(|completion| {
@@ -93,7 +98,10 @@ pub(crate) fn header(completions: &[Completion]) -> Option<HeaderValue> {
             )
         })
         .collect();
-    HeaderValue::from_str(&lines.join(", ")).ok()
+    if let Ok(value) = HeaderValue::from_str(&lines.join(", ")) {
+        response.headers_mut().insert(HEADER, value);
+    }
+    response
 }
 
 /// `finish_reason` in OpenAI's words.

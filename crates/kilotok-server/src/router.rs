@@ -8,7 +8,7 @@ use axum::middleware::from_fn_with_state;
 use axum::routing::{get, post};
 use tower_http::cors::CorsLayer;
 
-use crate::api::{self, chat, completions, models, tokenize};
+use crate::api::{self, chat, completions, messages, models, responses, tokenize};
 use crate::error::ApiError;
 use crate::{App, guard, health, request_id};
 
@@ -21,6 +21,9 @@ pub fn router(app: App) -> Router {
     let routes = Router::new()
         .route("/v1/chat/completions", post(chat::chat))
         .route("/v1/completions", post(completions::completions))
+        .route("/v1/responses", post(responses::responses))
+        .route("/v1/messages", post(messages::messages))
+        .route("/v1/messages/count_tokens", post(messages::count_tokens))
         .route("/v1/models", get(models::list))
         .route("/v1/models/{*name}", get(models::one))
         .route("/tokenize", post(tokenize::tokenize))

@@ -1,12 +1,15 @@
 //! `/v1/chat/completions`.
 
+use std::sync::Arc;
+
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
-use kilotok_text::{Completion, Piece, Prompt};
+use kilotok_text::{Channel, Completion, Delta, ParsedMessage, Piece, Prompt, Tokenizer};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::answer::Answer;
 use super::conversation::conversation;
 use super::params::{self, Streaming};
 use super::{ids, logprobs};
@@ -27,16 +30,15 @@ pub(crate) async fn chat(
     app.check_model(request.as_deref())?;
     let streaming = params::streaming(&mut fields)?;
     let logprobs = read_logprobs(&mut fields, app.config().limits.logprobs)?;
-    let conversation = conversation(&mut fields, app.config())?;
+    let (conversation, tools) = conversation(&mut fields, app.config())?;
     let mut common = params::common(&mut fields, app.config())?;
     common.params.sampling.logprobs = logprobs;
-    let header = Header {
-        id: ids::unique("chatcmpl-"),
-        created: ids::now(),
-        model: app.config().model.clone(),
-    };
+    // Markup that the parser looks for consists of special tokens.
+    common.params.skip_special_tokens &= !app.format().needs_special_tokens();
+    let header = Header::new("chatcmpl-", &app);
     let n = common.params.n as usize;
     let stop_token_ids = common.params.sampling.stop_token_ids.clone();
+    let tokenizer = app.engine()?.tokenizer().cloned();
     let job = Job {
         prompts: vec![Prompt::Chat(conversation)],
         params: common.params,
@@ -45,44 +47,84 @@ pub(crate) async fn chat(
     };
     let generation = Generation::start(&app, job).await?;
     let prompt_tokens = generation.prompt_tokens();
+    let answers = (0..n).map(|index| {
+        let id = format!("{}_{index}", header.short_id());
+        Answer::new(&app, generation.rendered(), &tools, &id)
+    });
+    let mut answers: Vec<Answer> = answers.collect();
     if streaming.on {
         let stream = ChatStream {
             header,
             streaming,
             prompt_tokens,
             stop_token_ids,
+            tokenizer,
             started: vec![false; n],
+            answers,
             completions: Vec::new(),
         };
         return Ok(events::respond(&app, generation, stream));
     }
-    let completions = generation.collect().await?;
+    let completions = generation.collect(|piece| drop(answers[piece.index].read(piece))).await?;
     let choices: Vec<Value> = completions
         .iter()
         .map(|completion| {
+            let answer = &answers[completion.index];
             json!({
                 "index": completion.index,
-                "message": { "role": "assistant", "content": completion.text, "refusal": null },
+                "message": message(&answer.message),
                 "logprobs": logprobs.map(|_| logprobs::chat(&completion.logprobs)),
-                "finish_reason": receipt::finish_reason(completion),
+                "finish_reason": answer.finish_reason(completion),
                 "stop_reason": receipt::stop_reason(completion, &stop_token_ids),
             })
         })
         .collect();
+    let reasoning = reasoning_tokens(&answers, tokenizer.as_deref(), &completions);
     let body = json!({
         "id": header.id,
         "object": "chat.completion",
         "created": header.created,
         "model": header.model,
         "choices": choices,
-        "usage": receipt::usage(prompt_tokens, &completions),
+        "usage": receipt::usage(prompt_tokens, reasoning, &completions),
         "metrics": receipt::metrics(&completions),
     });
-    let mut response = Json(body).into_response();
-    if let Some(value) = receipt::header(&completions) {
-        response.headers_mut().insert(receipt::HEADER, value);
+    Ok(receipt::with_header(Json(body).into_response(), &completions))
+}
+
+/// The message of a choice; reasoning under both of its names.
+fn message(parsed: &ParsedMessage) -> Value {
+    let calls: Vec<Value> = parsed
+        .tool_calls
+        .iter()
+        .map(|call| {
+            let function = json!({ "name": call.name, "arguments": call.arguments });
+            json!({ "id": call.id, "type": "function", "function": function })
+        })
+        .collect();
+    let silent = parsed.content.is_empty() && !calls.is_empty();
+    let mut message = json!({
+        "role": "assistant",
+        "content": (!silent).then_some(&parsed.content),
+        "refusal": null,
+    });
+    if !parsed.reasoning.is_empty() {
+        message["reasoning"] = parsed.reasoning.as_str().into();
+        message["reasoning_content"] = parsed.reasoning.as_str().into();
     }
-    Ok(response)
+    if !calls.is_empty() {
+        message["tool_calls"] = calls.into();
+    }
+    message
+}
+
+fn reasoning_tokens(
+    answers: &[Answer],
+    tokenizer: Option<&Tokenizer>,
+    completions: &[Completion],
+) -> usize {
+    let tokens = |c: &Completion| answers[c.index].reasoning_tokens(tokenizer, c);
+    completions.iter().map(tokens).sum()
 }
 
 /// `logprobs` and `top_logprobs` of chat.
@@ -105,13 +147,27 @@ pub(crate) struct Header {
     pub(crate) model: String,
 }
 
+impl Header {
+    /// A new reply's.
+    pub(crate) fn new(prefix: &str, app: &App) -> Self {
+        Self { id: ids::unique(prefix), created: ids::now(), model: app.config().model.clone() }
+    }
+
+    /// Enough of the id to tell the calls of one reply from those of others.
+    pub(crate) fn short_id(&self) -> &str {
+        &self.id[self.id.len() - 12..]
+    }
+}
+
 struct ChatStream {
     header: Header,
     streaming: Streaming,
     prompt_tokens: usize,
     stop_token_ids: Vec<u32>,
+    tokenizer: Option<Arc<Tokenizer>>,
     /// Choices whose role was sent.
     started: Vec<bool>,
+    answers: Vec<Answer>,
     completions: Vec<Completion>,
 }
 
@@ -131,7 +187,7 @@ struct Chunk<'a> {
 #[derive(Serialize)]
 struct Choice<'a> {
     index: usize,
-    delta: Delta<'a>,
+    delta: ChunkDelta<'a>,
     logprobs: Option<Value>,
     finish_reason: Option<&'static str>,
     #[serde(skip_serializing_if = "Value::is_null")]
@@ -139,15 +195,57 @@ struct Choice<'a> {
 }
 
 #[derive(Serialize, Default)]
-struct Delta<'a> {
+struct ChunkDelta<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reasoning_content: Option<&'a str>,
+    #[serde(skip_serializing_if = "Value::is_null")]
+    tool_calls: Value,
+}
+
+impl<'a> ChunkDelta<'a> {
+    fn content(text: &'a str) -> Self {
+        Self { content: Some(text), ..Self::default() }
+    }
+
+    fn reasoning(text: &'a str) -> Self {
+        Self { reasoning: Some(text), reasoning_content: Some(text), ..Self::default() }
+    }
+
+    /// `None` where nothing is to be said.
+    fn of(delta: &'a Delta) -> Option<Self> {
+        Some(match delta {
+            Delta::Content(text) => Self::content(text),
+            Delta::Reasoning(text) => Self::reasoning(text),
+            Delta::ToolCallStart { index, id, name } => {
+                let function = json!({ "name": name, "arguments": "" });
+                let call =
+                    json!([{ "index": index, "id": id, "type": "function", "function": function }]);
+                Self { tool_calls: call, ..Self::default() }
+            }
+            Delta::ToolCallArguments { index, json_fragment } => {
+                let call = json!([{ "index": index, "function": { "arguments": json_fragment } }]);
+                Self { tool_calls: call, ..Self::default() }
+            }
+            Delta::ToolCallEnd { .. } => return None,
+            // What was streamed of the call cannot be taken back; its text is not lost.
+            Delta::ToolCallBroken { markup, channel: Channel::Content, .. } => {
+                Self::content(markup)
+            }
+            Delta::ToolCallBroken { markup, channel: Channel::Reasoning, .. } => {
+                Self::reasoning(markup)
+            }
+        })
+    }
 }
 
 impl<'a> Choice<'a> {
-    fn new(index: usize, delta: Delta<'a>) -> Self {
+    fn new(index: usize, delta: ChunkDelta<'a>) -> Self {
         Self { index, delta, logprobs: None, finish_reason: None, stop_reason: Value::Null }
     }
 }
@@ -186,19 +284,23 @@ impl Events for ChatStream {
         let index = piece.index;
         // With the first token, not before: the time to the first chunk is the time to a token.
         if !std::mem::replace(&mut self.started[index], true) {
-            let delta = Delta { role: Some("assistant"), content: Some("") };
-            self.chunk(Choice::new(index, delta), out);
+            let role = ChunkDelta { role: Some("assistant"), ..ChunkDelta::content("") };
+            self.chunk(Choice::new(index, role), out);
         }
-        if !piece.text.is_empty() || !piece.logprobs.is_empty() {
-            let delta = Delta { role: None, content: Some(&piece.text) };
-            let logprobs = (!piece.logprobs.is_empty()).then(|| logprobs::chat(&piece.logprobs));
+        let deltas = self.answers[index].read(&piece);
+        let mut logprobs = (!piece.logprobs.is_empty()).then(|| logprobs::chat(&piece.logprobs));
+        for delta in deltas.iter().filter_map(ChunkDelta::of) {
+            let logprobs = logprobs.take();
             self.chunk(Choice { logprobs, ..Choice::new(index, delta) }, out);
+        }
+        if logprobs.is_some() {
+            self.chunk(Choice { logprobs, ..Choice::new(index, ChunkDelta::content("")) }, out);
         }
         if let Some(completion) = piece.completion {
             let choice = Choice {
-                finish_reason: Some(receipt::finish_reason(&completion)),
+                finish_reason: Some(self.answers[index].finish_reason(&completion)),
                 stop_reason: receipt::stop_reason(&completion, &self.stop_token_ids),
-                ..Choice::new(index, Delta::default())
+                ..Choice::new(index, ChunkDelta::default())
             };
             self.chunk(choice, out);
             self.completions.push(*completion);
@@ -208,8 +310,10 @@ impl Events for ChatStream {
     fn end(&mut self, out: &mut Frames) {
         if self.streaming.include_usage {
             self.completions.sort_by_key(|completion| completion.index);
-            let usage = receipt::usage(self.prompt_tokens, &self.completions);
-            self.write(&[], Some(usage), receipt::metrics(&self.completions), out);
+            let completions = &self.completions;
+            let reasoning = reasoning_tokens(&self.answers, self.tokenizer.as_deref(), completions);
+            let usage = receipt::usage(self.prompt_tokens, reasoning, completions);
+            self.write(&[], Some(usage), receipt::metrics(completions), out);
         }
         out.done();
     }

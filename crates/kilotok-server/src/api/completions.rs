@@ -7,9 +7,9 @@ use kilotok_text::{Completion, Piece, Prompt, TextEngine};
 use serde_json::{Value, json};
 
 use super::chat::Header;
+use super::logprobs;
 use super::params::{self, Streaming};
 use super::tokenize::token_strings;
-use super::{ids, logprobs};
 use crate::App;
 use crate::body::JsonBody;
 use crate::error::ApiError;
@@ -45,11 +45,7 @@ pub(crate) async fn completions(
     common.params.sampling.logprobs = logprobs;
     let n = common.params.n as usize;
     let writer = Writer {
-        header: Header {
-            id: ids::unique("cmpl-"),
-            created: ids::now(),
-            model: app.config().model.clone(),
-        },
+        header: Header::new("cmpl-", &app),
         streaming,
         n,
         token_ids,
@@ -80,16 +76,12 @@ pub(crate) async fn completions(
         };
         return Ok(events::respond(&app, generation, stream));
     }
-    let completions = generation.collect().await?;
+    let completions = generation.collect(|_| ()).await?;
     let choices: Vec<Value> = completions.iter().map(|c| writer.choice(c)).collect();
     let mut body = writer.frame(&choices);
-    body["usage"] = receipt::usage(prompt_tokens, &completions);
+    body["usage"] = receipt::usage(prompt_tokens, 0, &completions);
     body["metrics"] = receipt::metrics(&completions);
-    let mut response = Json(body).into_response();
-    if let Some(value) = receipt::header(&completions) {
-        response.headers_mut().insert(receipt::HEADER, value);
-    }
-    Ok(response)
+    Ok(receipt::with_header(Json(body).into_response(), &completions))
 }
 
 /// A string, a list of strings, a list of token ids, or a list of such lists.
@@ -249,7 +241,7 @@ impl Events for CompletionStream {
         if self.writer.streaming.include_usage {
             self.completions.sort_by_key(|completion| completion.index);
             let mut frame = self.writer.frame(&[]);
-            frame["usage"] = receipt::usage(self.prompt_tokens, &self.completions);
+            frame["usage"] = receipt::usage(self.prompt_tokens, 0, &self.completions);
             frame["metrics"] = receipt::metrics(&self.completions);
             out.data(&frame);
         }

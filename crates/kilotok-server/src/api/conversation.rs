@@ -3,6 +3,7 @@
 use kilotok_text::TemplateInput;
 use serde_json::{Map, Value, json};
 
+use super::tools::{self, Tools};
 use crate::ServerConfig;
 use crate::error::ApiError;
 use crate::fields::{Fields, found};
@@ -10,7 +11,10 @@ use crate::fields::{Fields, found};
 type Result<T> = std::result::Result<T, ApiError>;
 
 /// Reads `messages` and everything that shapes the prompt.
-pub(crate) fn conversation(fields: &mut Fields, config: &ServerConfig) -> Result<TemplateInput> {
+pub(crate) fn conversation(
+    fields: &mut Fields,
+    config: &ServerConfig,
+) -> Result<(TemplateInput, Tools)> {
     let list = fields.list("messages")?;
     let list = list.ok_or_else(|| ApiError::invalid("messages", "missing, expected a list"))?;
     let most = config.limits.messages;
@@ -23,32 +27,31 @@ pub(crate) fn conversation(fields: &mut Fields, config: &ServerConfig) -> Result
         .enumerate()
         .map(|(index, value)| message(Fields::nested(format!("messages[{index}]"), value)?))
         .collect::<Result<Vec<Value>>>()?;
-    refuse_tools(fields)?;
+    let tools = tools::chat(fields)?;
+    refuse_unsupported(fields)?;
     let kwargs = template_kwargs(fields)?;
     let continue_final_message = fields.bool("continue_final_message")?.unwrap_or(false);
     let add_generation_prompt =
         fields.bool("add_generation_prompt")?.unwrap_or(!continue_final_message);
     let documents = fields.list("documents")?;
     fields.refuse("chat_template", "only the checkpoint's own template is run", |_| false)?;
-    Ok(TemplateInput {
+    let input = TemplateInput {
         messages,
+        tools: tools.list.clone(),
         documents,
         add_generation_prompt,
         continue_final_message,
         kwargs,
         ..TemplateInput::default()
-    })
+    };
+    Ok((input, tools))
 }
 
-/// Tools would have to be parsed out of the answer, which this server does not do.
-fn refuse_tools(fields: &mut Fields) -> Result<()> {
-    let reason = "tool calls are not parsed out of answers";
+fn refuse_unsupported(fields: &mut Fields) -> Result<()> {
     let empty = |value: &Value| value.as_array().is_some_and(Vec::is_empty);
-    fields.refuse("tools", reason, empty)?;
-    fields.refuse("functions", reason, empty)?;
+    fields.refuse("functions", "use `tools`", empty)?;
     let none = |value: &Value| matches!(value.as_str(), Some("none" | "auto"));
-    fields.refuse("tool_choice", reason, none)?;
-    fields.refuse("function_call", reason, none)?;
+    fields.refuse("function_call", "use `tool_choice`", none)?;
     fields.refuse("audio", "this server writes text", |_| false)?;
     fields.refuse("modalities", "this server writes text", |value| value == &json!(["text"]))?;
     fields.refuse("web_search_options", "nothing is fetched for a client", |_| false)
@@ -60,20 +63,28 @@ fn template_kwargs(fields: &mut Fields) -> Result<Map<String, Value>> {
         None => Map::new(),
     };
     if let Some(effort) = fields.string("reasoning_effort")? {
-        let thinks = match effort.as_str() {
-            "none" => false,
-            "minimal" | "low" | "medium" | "high" | "xhigh" | "max" => true,
-            _ => {
-                return Err(fields.invalid(
-                    "reasoning_effort",
-                    "expected none, minimal, low, medium, high, xhigh or max",
-                ));
-            }
-        };
-        kwargs.entry("enable_thinking").or_insert(Value::Bool(thinks));
-        kwargs.entry("reasoning_effort").or_insert(Value::String(effort));
+        reasoning_effort(&mut kwargs, &fields.path("reasoning_effort"), effort)?;
     }
     Ok(kwargs)
+}
+
+/// Tells the template how much to think, in the two ways that templates ask for it.
+pub(crate) fn reasoning_effort(
+    kwargs: &mut Map<String, Value>,
+    path: &str,
+    effort: String,
+) -> Result<()> {
+    let thinks = match effort.as_str() {
+        "none" => false,
+        "minimal" | "low" | "medium" | "high" | "xhigh" | "max" => true,
+        _ => {
+            let expected = "expected none, minimal, low, medium, high, xhigh or max";
+            return Err(ApiError::invalid(path, expected));
+        }
+    };
+    kwargs.entry("enable_thinking").or_insert(Value::Bool(thinks));
+    kwargs.entry("reasoning_effort").or_insert(Value::String(effort));
+    Ok(())
 }
 
 /// One message: text parts become one string, and both spellings of reasoning become one.
@@ -115,19 +126,23 @@ fn message(mut fields: Fields) -> Result<Value> {
 }
 
 /// Templates expect arguments as an object; clients send the JSON they were given.
-fn tool_call(path: &str, call: Value) -> Result<Value> {
-    let mut call = Fields::nested(path, call)?;
-    let function = call.object("function")?;
-    let mut function = function.ok_or_else(|| call.invalid("function", "missing"))?;
-    let name = function.string("name")?.ok_or_else(|| function.invalid("name", "missing"))?;
-    let arguments = match function.take("arguments") {
+pub(crate) fn parsed_arguments(arguments: Option<Value>) -> Value {
+    match arguments {
         None => json!({}),
         Some(Value::String(text)) => match serde_json::from_str(&text) {
             Ok(Value::Object(map)) => Value::Object(map),
             _ => Value::String(text),
         },
         Some(other) => other,
-    };
+    }
+}
+
+fn tool_call(path: &str, call: Value) -> Result<Value> {
+    let mut call = Fields::nested(path, call)?;
+    let function = call.object("function")?;
+    let mut function = function.ok_or_else(|| call.invalid("function", "missing"))?;
+    let name = function.string("name")?.ok_or_else(|| function.invalid("name", "missing"))?;
+    let arguments = parsed_arguments(function.take("arguments"));
     call.put("function", json!({ "name": name, "arguments": arguments }));
     Ok(Value::Object(call.into_map()))
 }

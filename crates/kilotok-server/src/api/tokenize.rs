@@ -22,7 +22,7 @@ pub(crate) async fn tokenize(
     let strings = fields.bool("return_token_strs")?.unwrap_or(false);
     let prompt = match fields.string("prompt")? {
         Some(text) => Prompt::Text(text),
-        None => Prompt::Chat(conversation(&mut fields, app.config())?),
+        None => Prompt::Chat(conversation(&mut fields, app.config())?.0),
     };
     off_thread(move || {
         let tokens = engine.encode(prompt, add_special)?;
@@ -62,7 +62,7 @@ pub(crate) fn token_strings(engine: &TextEngine, tokens: &[u32]) -> Vec<String> 
 }
 
 /// Runs work that may take long off the I/O threads.
-async fn off_thread<T: Send + 'static>(
+pub(crate) async fn off_thread<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| {

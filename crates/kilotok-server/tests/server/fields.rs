@@ -95,7 +95,7 @@ async fn what_would_change_the_answer_is_refused_by_name() {
         server.post("/v1/completions", &json!({"prompt": "x", "echo": true, "logprobs": 1})).await;
     assert_eq!(reply.refused(), "echo");
     let chat = [
-        ("tools", json!([{"type": "function", "function": {"name": "f"}}])),
+        ("tools", json!([{"type": "web_search"}])),
         ("tool_choice", json!("required")),
         ("functions", json!([{}])),
         ("modalities", json!(["text", "audio"])),
@@ -105,7 +105,8 @@ async fn what_would_change_the_answer_is_refused_by_name() {
     for (field, value) in chat {
         let mut body = json!({"messages": [{"role": "user", "content": "x"}], "max_tokens": 2});
         body[field] = value;
-        assert_eq!(server.post("/v1/chat/completions", &body).await.refused(), field);
+        let named = server.post("/v1/chat/completions", &body).await.refused();
+        assert_eq!(named.split('[').next(), Some(field));
     }
 }
 

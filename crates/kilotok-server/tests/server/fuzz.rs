@@ -14,10 +14,28 @@ fn cases() -> u32 {
     std::env::var("KILOTOK_FUZZ_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(3000)
 }
 
-const ROUTES: [&str; 5] =
-    ["/v1/chat/completions", "/v1/completions", "/tokenize", "/detokenize", "/v1/models"];
+const ROUTES: [&str; 8] = [
+    "/v1/responses",
+    "/v1/messages",
+    "/v1/messages/count_tokens",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/tokenize",
+    "/detokenize",
+    "/v1/models",
+];
 
-const FIELDS: [&str; 44] = [
+const FIELDS: [&str; 54] = [
+    "input",
+    "instructions",
+    "system",
+    "thinking",
+    "reasoning",
+    "max_output_tokens",
+    "text",
+    "stop_sequences",
+    "parallel_tool_calls",
+    "previous_response_id",
     "model",
     "messages",
     "prompt",
@@ -66,9 +84,10 @@ const FIELDS: [&str; 44] = [
 
 fn valid(route: &str) -> Value {
     match route {
-        "/v1/chat/completions" => {
+        "/v1/chat/completions" | "/v1/messages" | "/v1/messages/count_tokens" => {
             json!({"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3})
         }
+        "/v1/responses" => json!({"input": "Hi", "max_output_tokens": 3}),
         "/detokenize" => json!({"tokens": [5, 6]}),
         _ => json!({"prompt": "Hi", "max_tokens": 3}),
     }

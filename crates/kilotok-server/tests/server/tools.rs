@@ -1,0 +1,144 @@
+//! Reasoning and tool calls in chat.
+
+use serde_json::{Value, json};
+
+use crate::scripted::{BROKEN, EVERYTHING, saying};
+use crate::support::Server;
+
+fn ask(extra: &Value) -> Value {
+    let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
+    let mut body = json!({
+        "messages": [{"role": "user", "content": "Weather?"}],
+        "tools": [tool("weather"), tool("time")],
+        "max_tokens": 200,
+    });
+    body.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+    body
+}
+
+async fn choice(server: &Server, body: &Value) -> Value {
+    server.post("/v1/chat/completions", body).await.ok()["choices"][0].clone()
+}
+
+/// The message that the chunks of a stream add up to.
+fn assembled(events: &[Value]) -> (Value, String) {
+    let mut message = json!({"content": "", "reasoning": "", "reasoning_content": ""});
+    let mut calls: Vec<Value> = Vec::new();
+    let mut reason = String::new();
+    for event in events {
+        let choice = &event["choices"][0];
+        for field in ["content", "reasoning", "reasoning_content"] {
+            if let Some(text) = choice["delta"][field].as_str() {
+                message[field] = format!("{}{text}", message[field].as_str().unwrap()).into();
+            }
+        }
+        for part in choice["delta"]["tool_calls"].as_array().into_iter().flatten() {
+            let index = part["index"].as_u64().unwrap() as usize;
+            if index == calls.len() {
+                assert!(part["id"].is_string() && part["function"]["name"].is_string());
+                calls.push(
+                    json!({"id": part["id"], "type": "function", "function": part["function"]}),
+                );
+            } else {
+                let more = part["function"]["arguments"].as_str().unwrap();
+                let before = calls[index]["function"]["arguments"].as_str().unwrap();
+                calls[index]["function"]["arguments"] = format!("{before}{more}").into();
+            }
+        }
+        if let Some(found) = choice["finish_reason"].as_str() {
+            found.clone_into(&mut reason);
+        }
+    }
+    message["tool_calls"] = json!(calls);
+    (message, reason)
+}
+
+#[tokio::test]
+async fn an_answer_is_taken_apart() {
+    let server = saying(EVERYTHING);
+    let whole = choice(&server, &ask(&json!({}))).await;
+    let message = &whole["message"];
+    assert_eq!(message["reasoning"], "Let me see.");
+    assert_eq!(message["reasoning_content"], "Let me see.");
+    assert_eq!(message["content"], "I will look.");
+    assert_eq!(whole["finish_reason"], "tool_calls");
+    let calls = message["tool_calls"].as_array().unwrap();
+    assert_eq!(calls.len(), 2);
+    assert_eq!(calls[0]["function"]["name"], "weather");
+    let arguments: Value =
+        serde_json::from_str(calls[0]["function"]["arguments"].as_str().unwrap()).unwrap();
+    assert_eq!(arguments, json!({"city": "Bern", "days": 2}));
+    assert_ne!(calls[0]["id"], calls[1]["id"]);
+
+    let events = server.post("/v1/chat/completions", &ask(&json!({"stream": true}))).await.events();
+    let (streamed, reason) = assembled(&events);
+    assert_eq!(reason, "tool_calls");
+    for field in ["content", "reasoning", "reasoning_content"] {
+        assert_eq!(streamed[field], message[field]);
+    }
+    for (streamed, whole) in streamed["tool_calls"].as_array().unwrap().iter().zip(calls) {
+        assert_eq!(streamed["function"], whole["function"]);
+    }
+}
+
+#[tokio::test]
+async fn one_call_where_one_is_asked_for_and_none_where_none_is() {
+    let server = saying(EVERYTHING);
+    let one = choice(&server, &ask(&json!({"parallel_tool_calls": false}))).await;
+    assert_eq!(one["message"]["tool_calls"].as_array().unwrap().len(), 1);
+    let none = choice(&server, &ask(&json!({"tool_choice": "none"}))).await;
+    assert!(none["message"].get("tool_calls").is_none());
+    assert_eq!(none["finish_reason"], "stop");
+    assert!(none["message"]["content"].as_str().unwrap().contains("\"weather\""));
+    for forced in [json!("required"), json!({"type": "function", "function": {"name": "time"}})] {
+        let reply =
+            server.post("/v1/chat/completions", &ask(&json!({"tool_choice": forced}))).await;
+        assert_eq!(reply.refused(), "tool_choice");
+    }
+    let strict = json!([{"type": "function", "function": {"name": "f", "strict": true}}]);
+    let reply = server.post("/v1/chat/completions", &ask(&json!({"tools": strict}))).await;
+    assert_eq!(reply.refused(), "tools[0].function.strict");
+}
+
+#[tokio::test]
+async fn a_call_that_breaks_off_is_text_and_no_call() {
+    let server = saying(BROKEN);
+    let whole = choice(&server, &ask(&json!({}))).await;
+    assert!(whole["message"].get("tool_calls").is_none());
+    assert_eq!(whole["message"]["content"], BROKEN);
+    assert_eq!(whole["finish_reason"], "stop");
+    let events = server.post("/v1/chat/completions", &ask(&json!({"stream": true}))).await.events();
+    let (streamed, reason) = assembled(&events);
+    assert_eq!(streamed["content"], BROKEN);
+    assert_eq!(reason, "stop");
+}
+
+#[tokio::test]
+async fn thinking_is_counted() {
+    let server = saying("<think>\none two three\n</think>\nfour");
+    let usage = server.post("/v1/chat/completions", &ask(&json!({}))).await.ok()["usage"].clone();
+    let thought = usage["completion_tokens_details"]["reasoning_tokens"].as_u64().unwrap();
+    let all = usage["completion_tokens"].as_u64().unwrap();
+    assert!(thought > 2 && thought < all, "{thought} of {all}");
+}
+
+#[tokio::test]
+async fn tools_and_earlier_turns_reach_the_template() {
+    let server = Server::quick();
+    let mut body = ask(&json!({}));
+    let with = server.post("/tokenize", &body).await.ok()["count"].as_u64().unwrap();
+    body["tool_choice"] = json!("none");
+    let without = server.post("/tokenize", &body).await.ok()["count"].as_u64().unwrap();
+    assert!(with > without);
+    let history = json!({
+        "messages": [
+            {"role": "user", "content": "Weather?"},
+            {"role": "assistant", "content": null, "reasoning": "Hm.", "tool_calls": [
+                {"id": "c", "type": "function", "function": {"name": "weather", "arguments": "{}"}}
+            ]},
+            {"role": "tool", "tool_call_id": "c", "content": "rain"},
+        ],
+        "max_tokens": 3,
+    });
+    server.post("/v1/chat/completions", &history).await.ok();
+}
