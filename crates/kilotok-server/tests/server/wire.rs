@@ -10,7 +10,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::support::Server;
+use crate::support::{SLOTS, Server};
+
+/// How much of something: the default is quick, figures are measured with more.
+fn from_environment(name: &str, default: u64) -> u64 {
+    std::env::var(name).ok().and_then(|value| value.parse().ok()).unwrap_or(default)
+}
 
 struct Listening {
     address: SocketAddr,
@@ -171,4 +176,70 @@ async fn bytes_that_are_no_http_are_answered_or_closed() {
     let mut stream = TcpStream::connect(listening.address).await.unwrap();
     stream.write_all(b"GET /live HTTP/1.0\r\n\r\n").await.unwrap();
     assert!(read_all(stream).await.contains("200 OK"));
+}
+
+/// Time to the first event of a stream, or the status that refused it.
+async fn first_event(address: SocketAddr, tokens: u32) -> Result<Duration, u16> {
+    let started = Instant::now();
+    let mut stream = send(address, "/v1/chat/completions", &chat(tokens, true)).await;
+    let mut seen = Vec::new();
+    let mut first = None;
+    let mut buffer = [0; 4096];
+    while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+        seen.extend_from_slice(&buffer[..count]);
+        if first.is_none() && seen.windows(6).any(|bytes| bytes == b"data: ") {
+            first = Some(started.elapsed());
+        }
+    }
+    let status = String::from_utf8_lossy(&seen[9..12.min(seen.len())]).parse().unwrap_or(0);
+    first.ok_or(status)
+}
+
+fn percentile(times: &mut [Duration], share: f64) -> Duration {
+    times.sort_unstable();
+    times[((times.len() - 1) as f64 * share) as usize]
+}
+
+/// Twenty times more requests than there are slots for: those taken in are served as if nothing
+/// had happened, the others are told so at once.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn overload_does_not_slow_those_who_are_served() {
+    const TOKENS: u32 = 40;
+    let step = Duration::from_millis(5);
+    let mut config = ServerConfig::named("sim");
+    config.max_queue = 0;
+    let server = Server::new(config, step);
+    let listening = listen(&server, ConnectionLimits::default()).await;
+    let mut alone = Vec::new();
+    for _ in 0..10 {
+        alone.push(first_event(listening.address, TOKENS).await.unwrap());
+    }
+    let seconds = from_environment("KILOTOK_OVERLOAD_SECONDS", 2);
+    // A request holds a slot for about `TOKENS` steps.
+    let every = step * TOKENS / (SLOTS as u32 * 20);
+    let mut tasks = tokio::task::JoinSet::new();
+    let until = Instant::now() + Duration::from_secs(seconds);
+    while Instant::now() < until {
+        tasks.spawn(first_event(listening.address, TOKENS));
+        assert!(server.app.in_flight() <= SLOTS, "more than there is room for");
+        tokio::time::sleep(every).await;
+    }
+    let (mut served, mut refused) = (Vec::new(), 0);
+    for outcome in tasks.join_all().await {
+        match outcome {
+            Ok(time) => served.push(time),
+            Err(status) => {
+                assert_eq!(status, 429);
+                refused += 1;
+            }
+        }
+    }
+    server.idle().await;
+    assert!(served.len() >= SLOTS && refused > served.len(), "{} and {refused}", served.len());
+    let (alone, loaded) = (percentile(&mut alone, 0.5), percentile(&mut served, 0.99));
+    println!("{} served, {refused} refused; alone {alone:?}, p99 loaded {loaded:?}", served.len());
+    // Where time is measured, it is measured on a machine that does nothing else.
+    if std::env::var_os("KILOTOK_OVERLOAD_SECONDS").is_some() {
+        assert!(loaded <= 3 * alone, "alone {alone:?}, p99 loaded {loaded:?}");
+    }
 }
