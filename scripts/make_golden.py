@@ -1,10 +1,10 @@
 """Make the committed golden vectors under tests/golden.
 
-    python scripts/make_golden.py [OUT] [--only flash pro v25 codec sampling]
+    python scripts/make_golden.py [OUT] [--only flash pro v25 gptoss codec sampling]
 
-``pro`` and ``v25`` come from the float64 reference; ``flash`` logits, taps and greedy tokens come
-from transformers, which must then be installed with torch. Seeds are searched until every choice
-in a transcript keeps a margin, so a correct engine cannot differ by rounding.
+``pro`` and ``v25`` come from the float64 reference; logits, taps and greedy tokens of ``flash`` and
+``gptoss`` come from transformers, which must then be installed with torch. Seeds are searched until
+every choice in a transcript keeps a margin, so a correct engine cannot differ by rounding.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class FragileError(Exception):
 class Steady:
     """A target whose every row of logits must give the same choice when nudged."""
 
-    def __init__(self, target: reference.Mimo) -> None:
+    def __init__(self, target: reference.Target) -> None:
         self.target, self.rng = target, np.random.default_rng(0)
 
     def check(self, prompt: list[int], output: list[int], params: reference.ops.Sampling) -> None:
@@ -81,7 +81,7 @@ def transcript(run: reference.Transcript) -> dict:
 
 
 def model_case(
-    name: str, prompt: list[int], target: reference.Mimo, oracle: object | None
+    name: str, prompt: list[int], target: reference.Target, oracle: object | None
 ) -> tuple[dict, dict[str, tiny.Stored]]:
     """One prompt's golden vectors: JSON part and float tensors."""
     drafter = reference.Drafter(target.checkpoint.path / "dflash", target)
@@ -125,12 +125,16 @@ def model_golden(out: Path, preset: str, seed: int) -> None:
         for name, length in (("short", p.window - 2), ("long", 3 * p.window + 2))
     }
     tiny.write(out / "model", p, seed, list(prompts.values()), TOKENS)
-    target = reference.Mimo(out / "model")
+    target = reference.open_target(out / "model")
     oracle = None
     if preset == "flash":
         from tiny.oracle import Transformers
 
         oracle = Transformers(out / "model", p)
+    elif preset == "gptoss":
+        from tiny.gpt_oss_oracle import TransformersGptOss
+
+        oracle = TransformersGptOss(out / "model")
     cases, tensors = [], {}
     for name, prompt in prompts.items():
         case, arrays = model_case(name, prompt, target, oracle)
@@ -238,7 +242,7 @@ def sampling_golden(out: Path) -> None:
 def main() -> None:
     """Write the chosen golden vectors."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    names = ["flash", "pro", "v25", "codec", "sampling"]
+    names = ["flash", "pro", "v25", "gptoss", "codec", "sampling"]
     parser.add_argument("out", nargs="?", type=Path, default=ROOT / "tests" / "golden")
     parser.add_argument("--only", nargs="+", choices=names, default=names)
     args = parser.parse_args()

@@ -56,7 +56,7 @@ class Probe:
 
     def __init__(self, core: object, path: Path) -> None:
         self.core, self.path = core, path
-        self.reference = reference.Mimo(path)
+        self.reference = reference.open_target(path)
         self.drafter = reference.Drafter(path / "dflash", self.reference)
 
     def engine(self, tokens: Sequence[int], **options: object) -> tuple[np.ndarray, np.ndarray]:
@@ -110,11 +110,12 @@ def margins(run: Callable[[], object], top_k: int) -> float:
     """Smallest lead of a selected expert over the best one left out, during ``run``."""
     leads, router = [np.inf], reference.ops.router
 
-    def watched(x, weight, bias, k, *rest):
-        score = np.sort(reference.ops.sigmoid(x @ weight.T) + bias, axis=-1)[:, ::-1]
+    def watched(x, weight, bias, k, *rest, softmax=False):
+        score = x @ weight.T if softmax else reference.ops.sigmoid(x @ weight.T)
+        score = np.sort(score + bias, axis=-1)[:, ::-1]
         if k < score.shape[1]:
             leads.append(float((score[:, k - 1] - score[:, k]).min()))
-        return router(x, weight, bias, k, *rest)
+        return router(x, weight, bias, k, *rest, softmax=softmax)
 
     reference.ops.router = watched
     try:

@@ -47,7 +47,7 @@ def test_accept(golden, name, block):
     """Some rounds measure a plain step instead; which ones is the engine's affair."""
     kilotok = pytest.importorskip("kilotok", reason="the package is not installed")
     path = golden / name / "model"
-    target = reference.Mimo(path)
+    target = reference.open_target(path)
     drafter = reference.Drafter(path / "dflash", target)
     for case in json.loads((golden / name / "golden.json").read_text())["cases"]:
         with kilotok.Engine(path, progress=False, speculation=block) as engine:

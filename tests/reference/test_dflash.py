@@ -8,10 +8,10 @@ ops = reference.ops
 PROMPT = [7, 99, 3, 120, 55, 55, 18, 2, 77, 101, 64, 30, 9, 88, 14, 5, 71]
 
 
-@pytest.fixture(scope="module", params=["flash", "pro", "v25"])
+@pytest.fixture(scope="module", params=["flash", "pro", "v25", "gptoss"])
 def pair(request, tiny_model):
     path = tiny_model(request.param, 4, [PROMPT]).path
-    target = reference.Mimo(path)
+    target = reference.open_target(path)
     return target, reference.Drafter(path / "dflash", target)
 
 

@@ -19,7 +19,7 @@ def test_writing_is_reproducible_and_readable(tmp_path, preset):
     assert files(tmp_path / "a") == files(tmp_path / "b")
     tiny.write(tmp_path / "c", preset, 10)
     assert files(tmp_path / "a") != files(tmp_path / "c")
-    target = reference.Mimo(tmp_path / "a")
+    target = reference.open_target(tmp_path / "a")
     logits = target.forward([1, 2, 3]).logits
     assert 1 < logits.std() < 10
     if tiny.PRESETS[preset].draft:

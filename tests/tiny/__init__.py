@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from . import gpt_oss
 from .configs import draft_config, target_config
 from .files import write_json, write_model, write_safetensors
-from .presets import PRESETS, DraftShape, Preset
+from .gpt_oss import GptOssPreset
+from .presets import PRESETS as MIMO_PRESETS
+from .presets import DraftShape, Preset
 from .sidecar import write_mask_embedding
 from .teach import teach
 from .tokenizer import write_tokenizer
@@ -24,7 +27,17 @@ from .weights import Stored, draft_tensors, target_tensors
 
 DRAFT_STEM = "dflash_draft_model"
 
-__all__ = ["PRESETS", "DraftShape", "Preset", "Stored", "TinyModel", "write"]
+PRESETS: dict[str, Preset | GptOssPreset] = {**MIMO_PRESETS, **gpt_oss.PRESETS}
+
+__all__ = [
+    "PRESETS",
+    "DraftShape",
+    "GptOssPreset",
+    "Preset",
+    "Stored",
+    "TinyModel",
+    "write",
+]
 
 
 @dataclass(frozen=True)
@@ -32,7 +45,7 @@ class TinyModel:
     """What was written: configs and tensors exactly as stored (BF16 as uint16, FP8 as uint8)."""
 
     path: Path
-    preset: Preset
+    preset: Preset | GptOssPreset
     config: dict
     tensors: dict[str, Stored]
     draft_config: dict | None
@@ -41,7 +54,7 @@ class TinyModel:
 
 def write(
     path: str | Path,
-    preset: str | Preset,
+    preset: str | Preset | GptOssPreset,
     seed: int = 0,
     teach_prompts: Sequence[Sequence[int]] = (),
     teach_tokens: int = 64,
@@ -59,7 +72,10 @@ def write(
     path = Path(path)
     p = PRESETS[preset] if isinstance(preset, str) else preset
     path.mkdir(parents=True, exist_ok=True)
-    config, tensors = target_config(p), target_tensors(p, seed)
+    if isinstance(p, GptOssPreset):
+        config, tensors = gpt_oss.target_config(p), gpt_oss.target_tensors(p, seed)
+    else:
+        config, tensors = target_config(p), target_tensors(p, seed)
     write_json(path / "config.json", config)
     write_model(path, "model", tensors, p.shards)
     if p.tokenizer:
@@ -74,7 +90,7 @@ def write(
     if p.draft.mask == "safetensors":
         stored = {"mask_embedding": Stored("F32", mask)}
         write_safetensors(inner / "mask_embedding.safetensors", stored)
-    else:
+    elif p.draft.mask != "none":
         token = drafter["dflash_config"]["mask_token_id"] if p.draft.mask == "pt-dict" else None
         write_mask_embedding(inner / "mask_embedding.pt", mask, token)
     write_model(inner, DRAFT_STEM, drafts, p.shards)

@@ -146,12 +146,14 @@ def draft_config(p: Preset) -> dict:
             "swa_window_size": d.window,
             "backbone_rotary_base": 5_000_000,
             "attention_value_scale": d.value_scale,
-            "attention_sink_bias": True,
+            "attention_sink_bias": d.sinks,
         },
     }
     if d.layer_types is not None:
         config["layer_types"] = list(d.layer_types)
         del config["dflash_config"]["use_swa"]
+    if d.yarn is not None:
+        config["rope_scaling"] = d.yarn
     if d.is_causal is not None:
         config["is_causal"] = d.is_causal
     return config

@@ -11,9 +11,11 @@ class DraftShape:
 
     Attributes
     ----------
-    mask : how its sidecar is stored: pt, pt-dict or safetensors.
+    mask : how its sidecar is stored: pt, pt-dict, safetensors, or none.
     layer_types : per-layer kinds as config.json spells them; None leaves it to ``use_swa``.
     is_causal : explicit causality of the block; None leaves the key out.
+    sinks : one learned logit per head.
+    yarn : ``rope_scaling`` of its config.json; None leaves the key out.
     """
 
     layers: int = 2
@@ -31,6 +33,8 @@ class DraftShape:
     mask: str = "pt"
     layer_types: tuple[str, ...] | None = None
     is_causal: bool | None = None
+    sinks: bool = True
+    yarn: dict | None = None
 
 
 @dataclass(frozen=True)

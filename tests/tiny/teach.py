@@ -32,7 +32,7 @@ def teach(
     prompts, tokens : the greedy continuations of ``tokens`` tokens to learn.
     slots : how many of the block's mask slots to fit.
     """
-    target = reference.Mimo(path)
+    target = reference.open_target(path)
     drafter = reference.Drafter(path / "dflash", target)
     last = drafter.layers[-1]
     last["down"] = np.zeros_like(last["down"])

@@ -15,7 +15,7 @@ Stored = reference.checkpoint.Stored
 formats = reference.formats
 
 
-class _Draw:
+class Draw:
     """Named draws: each tensor has its own generator, so presets may differ in what they hold."""
 
     def __init__(self, seed: int) -> None:
@@ -55,7 +55,7 @@ def interleave(q: np.ndarray, k: np.ndarray, v: np.ndarray, chunks: int) -> np.n
     return np.concatenate([part[t] for t in range(chunks) for part in parts])
 
 
-def _attention(p: Preset, draw: _Draw, root: str, sliding: bool) -> dict[str, Stored]:
+def _attention(p: Preset, draw: Draw, root: str, sliding: bool) -> dict[str, Stored]:
     kv = p.swa_kv_heads if sliding else p.kv_heads
     rows = {"q": p.heads * p.head_dim, "k": kv * p.head_dim, "v": kv * p.v_head_dim}
     proj = {s: draw(f"{root}{s}", n, p.hidden) for s, n in rows.items()}
@@ -74,7 +74,7 @@ def _attention(p: Preset, draw: _Draw, root: str, sliding: bool) -> dict[str, St
 
 
 def _swiglu(
-    draw: _Draw, root: str, hidden: int, width: int, dtype: str, std: float = 1.5
+    draw: Draw, root: str, hidden: int, width: int, dtype: str, std: float = 1.5
 ) -> dict[str, Stored]:
     out: dict[str, Stored] = {}
     for kind, shape in {
@@ -87,7 +87,7 @@ def _swiglu(
     return out
 
 
-def _layer(p: Preset, draw: _Draw, i: int) -> dict[str, Stored]:
+def _layer(p: Preset, draw: Draw, i: int) -> dict[str, Stored]:
     root = f"model.layers.{i}."
     out = _attention(p, draw, f"{root}self_attn.", bool(p.sliding[i]))
     for name in ("input_layernorm", "post_attention_layernorm"):
@@ -105,7 +105,7 @@ def _layer(p: Preset, draw: _Draw, i: int) -> dict[str, Stored]:
     return out
 
 
-def _mtp(p: Preset, draw: _Draw) -> dict[str, Stored]:
+def _mtp(p: Preset, draw: Draw) -> dict[str, Stored]:
     root = "model.mtp.layers.0."
     out = _attention(p, draw, f"{root}self_attn.", True)
     for name in ("enorm", "hnorm", "input_layernorm", "pre_mlp_layernorm", "final_layernorm"):
@@ -116,7 +116,7 @@ def _mtp(p: Preset, draw: _Draw) -> dict[str, Stored]:
 
 def target_tensors(p: Preset, seed: int) -> dict[str, Stored]:
     """All tensors of the target, in name order."""
-    draw = _Draw(seed)
+    draw = Draw(seed)
     table = draw("embed", p.vocab, p.hidden, std=1.0)
     # As in the released models, the mask token was never trained: its row is almost zero.
     table[p.vocab - 2] *= np.float32(1e-3)
@@ -132,7 +132,7 @@ def target_tensors(p: Preset, seed: int) -> dict[str, Stored]:
 
 def draft_tensors(p: Preset, seed: int) -> tuple[dict[str, Stored], np.ndarray]:
     """All tensors of the drafter in name order, and its mask embedding (float32 [H])."""
-    d, draw = p.draft, _Draw(seed)
+    d, draw = p.draft, Draw(seed)
     assert d is not None
     out = encode("fc.weight", draw("fc", p.hidden, len(d.taps) * p.hidden), "BF16")
     for name in ("hidden_norm", "norm"):
@@ -152,8 +152,9 @@ def draft_tensors(p: Preset, seed: int) -> tuple[dict[str, Stored], np.ndarray]:
             "o": (p.hidden, q),
         }.items():
             out |= encode(f"{attn}{name}_proj.weight", draw(attn + name, *shape), "BF16")
-        sink = draw(f"{attn}sink", d.heads, std=1.0)
-        out |= encode(f"{attn}attention_sink_bias", sink, "BF16")
+        if d.sinks:
+            sink = draw(f"{attn}sink", d.heads, std=1.0)
+            out |= encode(f"{attn}attention_sink_bias", sink, "BF16")
         out |= _swiglu(draw, f"{root}mlp.", p.hidden, d.intermediate, "BF16")
     mask = formats.decode_bf16(formats.encode_bf16(draw("mask", p.hidden, std=1.0)))
     return dict(sorted(out.items())), mask

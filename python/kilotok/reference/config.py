@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from kilotok.reference.errors import FormatError
+from kilotok.reference.ops.attention import Yarn
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,7 @@ class DraftConfig:
     block_size: int
     mask_token_id: int
     target_layer_ids: tuple[int, ...]
+    yarn: Yarn | None = None
 
 
 def _first(config: dict, *names: str, default: Any = None) -> Any:
@@ -156,4 +158,5 @@ def parse_draft(config: dict) -> DraftConfig:
         block_size=inner.get("block_size", 16),
         mask_token_id=inner["mask_token_id"],
         target_layer_ids=tuple(inner["target_layer_ids"]),
+        yarn=Yarn.read(config),
     )

@@ -14,7 +14,7 @@ from kilotok.reference.checkpoint import Checkpoint, read_safetensors
 from kilotok.reference.config import DraftConfig, parse_draft
 from kilotok.reference.errors import FormatError
 from kilotok.reference.formats import decode_bf16
-from kilotok.reference.mimo import Mimo
+from kilotok.reference.target import Target
 
 
 def read_mask_embedding(directory: Path, hidden: int) -> np.ndarray | None:
@@ -63,7 +63,7 @@ class Drafter:
     target : the target whose taps, embedding and head it uses.
     """
 
-    def __init__(self, path: str | Path, target: Mimo) -> None:
+    def __init__(self, path: str | Path, target: Target) -> None:
         path = Path(path)
         self.checkpoint = Checkpoint.open(path)
         self.config: DraftConfig = parse_draft(self.checkpoint.config)
@@ -118,6 +118,7 @@ class Drafter:
                 c.theta,
                 c.rotary_dim,
                 c.value_scale,
+                c.yarn,
             )
             k, v = ops.kv_append(context.keys[i], context.values[i], k, v)
             keys.append(k)
@@ -138,7 +139,7 @@ class Drafter:
             q, k, v = ops.draft_qkv(
                 y, w["q"], w["k"], w["v"], w["q_norm"], w["k_norm"], c.eps, c.value_scale
             )
-            q, k = (ops.rope(h, positions, c.theta, c.rotary_dim) for h in (q, k))
+            q, k = (ops.rope(h, positions, c.theta, c.rotary_dim, c.yarn) for h in (q, k))
             k, v = ops.kv_append(context.keys[i], context.values[i], k, v)
             o = ops.draft_attention(
                 q,
@@ -187,7 +188,7 @@ class Transcript:
 
 
 def speculate(
-    target: Mimo,
+    target: Target,
     drafter: Drafter,
     prompt: Sequence[int],
     tokens: int,

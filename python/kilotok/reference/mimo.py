@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +9,10 @@ import numpy as np
 from kilotok.reference import ops
 from kilotok.reference.checkpoint import Checkpoint
 from kilotok.reference.config import LayerConfig, MimoConfig, parse_target
+from kilotok.reference.target import Target
 
 
-@dataclass(frozen=True)
-class Forward:
-    """Result of a forward pass.
-
-    Attributes
-    ----------
-    logits : [T, V]
-    residuals : per layer the residual stream [T, H] after that layer (before the final norm).
-    """
-
-    logits: np.ndarray
-    residuals: list[np.ndarray]
-
-    def taps(self, layer_ids: Sequence[int]) -> np.ndarray:
-        """Concatenated taps [T, len(layer_ids) * H]."""
-        return ops.tap(self.residuals, list(layer_ids))
-
-
-class Mimo:
+class Mimo(Target):
     """A MiMo-V2 target loaded from a Hugging Face directory.
 
     Parameters
@@ -50,9 +31,6 @@ class Mimo:
         self.head = self._array("lm_head.weight")
         self.norm = self._array("model.norm.weight")
         self.layers = [self._layer(i, layer) for i, layer in enumerate(self.config.layers)]
-
-    def _array(self, name: str, chunks: int = 1) -> np.ndarray:
-        return self.checkpoint.array(name, chunks).astype(self.dtype)
 
     def _layer(self, index: int, layer: LayerConfig) -> dict[str, np.ndarray]:
         root = f"model.layers.{index}."
@@ -119,25 +97,3 @@ class Mimo:
             m, w["router"], w["router_bias"], c.top_k, c.norm_topk, c.scaling_factor
         )
         return ops.moe_down(ops.moe_up(m, experts, w["gate"], w["up"]), experts, gates, w["down"])
-
-    def forward(self, token_ids: Sequence[int]) -> Forward:
-        """Logits and residuals of every row of one sequence."""
-        x = ops.embed(self.embedding, np.asarray(token_ids, np.int64))
-        residuals = []
-        for layer, w in zip(self.config.layers, self.layers, strict=True):
-            x = x + self.attention(ops.rms_norm(x, w["attn_norm"], self.config.eps), layer, w)
-            x = x + self.ffn(ops.rms_norm(x, w["ffn_norm"], self.config.eps), layer, w)
-            residuals.append(x)
-        return Forward(
-            ops.lm_head(ops.rms_norm(x, self.norm, self.config.eps), self.head), residuals
-        )
-
-    def generate(
-        self, prompt: Sequence[int], tokens: int, params: ops.Sampling | None = None
-    ) -> list[int]:
-        """Plain decoding: one forward pass of the whole sequence per token, no stop tokens."""
-        output: list[int] = []
-        for _ in range(tokens):
-            row = self.forward([*prompt, *output]).logits[-1]
-            output.append(ops.choose(row, params, len(prompt) + len(output), prompt, output))
-        return output

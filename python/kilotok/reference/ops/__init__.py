@@ -4,6 +4,7 @@ Ops compute in the dtype of their inputs (float32 or float64). Rows are axis 0 t
 """
 
 from kilotok.reference.ops.attention import (
+    Yarn,
     attention_full,
     attention_swa,
     kv_append,
@@ -22,7 +23,17 @@ from kilotok.reference.ops.draft import (
     draft_qkv,
     draft_visible,
 )
-from kilotok.reference.ops.ffn import dense_down, dense_up, moe_down, moe_up, router, sigmoid, silu
+from kilotok.reference.ops.ffn import (
+    clamped_swiglu,
+    dense_down,
+    dense_up,
+    moe_down,
+    moe_up,
+    router,
+    sigmoid,
+    silu,
+    silu_mul,
+)
 from kilotok.reference.ops.rows import embed, lm_head, rms_norm, tap
 from kilotok.reference.ops.sampling import (
     Sampling,
@@ -36,10 +47,12 @@ from kilotok.reference.ops.sampling import (
 
 __all__ = [
     "Sampling",
+    "Yarn",
     "accept",
     "attention_full",
     "attention_swa",
     "choose",
+    "clamped_swiglu",
     "dense_down",
     "dense_up",
     "draft_attention",
@@ -66,6 +79,7 @@ __all__ = [
     "router",
     "sigmoid",
     "silu",
+    "silu_mul",
     "tap",
     "value_scale",
 ]

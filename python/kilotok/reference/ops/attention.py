@@ -2,7 +2,64 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+
 import numpy as np
+
+
+@dataclass(frozen=True)
+class Yarn:
+    """YaRN (arXiv 2309.00071): frequencies stretched for positions beyond the trained ones.
+
+    Attributes
+    ----------
+    factor, original : stretch, and positions before it.
+    beta_fast, beta_slow : turns within ``original`` above which a pair keeps its frequency, and
+        below which it is divided by ``factor``.
+    truncate : round the ends of the ramp outwards to whole pairs.
+    attention_factor : on cosines and sines; 0.1 ln(factor) + 1 unless a checkpoint says otherwise.
+    """
+
+    factor: float
+    original: int
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    truncate: bool = True
+    attention_factor: float = 1.0
+
+    @classmethod
+    def read(cls, config: dict) -> Yarn | None:
+        """From ``rope_scaling`` or ``rope_parameters``; None where frequencies are not scaled."""
+        for key in ("rope_scaling", "rope_parameters"):
+            rope = config.get(key) or {}
+            if rope.get("rope_type", rope.get("type")) == "yarn":
+                return cls(
+                    factor=rope["factor"],
+                    original=rope["original_max_position_embeddings"],
+                    beta_fast=rope.get("beta_fast", 32.0),
+                    beta_slow=rope.get("beta_slow", 1.0),
+                    truncate=rope.get("truncate", True),
+                    attention_factor=rope.get("attention_factor")
+                    or 0.1 * math.log(rope["factor"]) + 1,
+                )
+        return None
+
+    def frequencies(self, plain: np.ndarray, theta: float) -> np.ndarray:
+        """Stretch the frequencies [pairs] of a plain rotary embedding of base ``theta``."""
+        pairs = plain.shape[0]
+
+        def pair(turns: float) -> float:
+            return pairs * math.log(self.original / (turns * 2 * math.pi)) / math.log(theta)
+
+        low, high = pair(self.beta_fast), pair(self.beta_slow)
+        if self.truncate:
+            low, high = math.floor(low), math.ceil(high)
+        low, high = max(low, 0), min(high, 2 * pairs - 1)
+        if low == high:
+            high += 0.001
+        slow = np.clip((np.arange(pairs) - low) / (high - low), 0, 1)
+        return plain / self.factor * slow + plain * (1 - slow)
 
 
 def qkv(
@@ -13,6 +70,7 @@ def qkv(
     head_dim: int,
     v_head_dim: int,
     chunks: int = 1,
+    bias: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Project and de-interleave.
 
@@ -24,13 +82,15 @@ def qkv(
     ----------
     x : [T, H]
     weight : [heads * head_dim + kv_heads * (head_dim + v_head_dim), H]
+    bias : one per row of ``weight``.
 
     Returns
     -------
     q [T, heads, head_dim], k [T, kv_heads, head_dim], v [T, kv_heads, v_head_dim]
     """
     rows = x.shape[0]
-    y = (x @ weight.T).reshape(rows, chunks, -1)
+    y = x @ weight.T if bias is None else x @ weight.T + bias
+    y = y.reshape(rows, chunks, -1)
     q_rows = heads // chunks * head_dim
     k_rows = kv_heads // chunks * head_dim
     q, k, v = np.split(y, [q_rows, q_rows + k_rows], axis=-1)
@@ -41,16 +101,26 @@ def qkv(
     )
 
 
-def rope(x: np.ndarray, positions: np.ndarray, theta: float, rotary_dim: int) -> np.ndarray:
+def rope(
+    x: np.ndarray,
+    positions: np.ndarray,
+    theta: float,
+    rotary_dim: int,
+    yarn: Yarn | None = None,
+) -> np.ndarray:
     """Rotate the first ``rotary_dim`` dims of every head, NeoX pairs (i, i + rotary_dim / 2).
 
     The angle of pair i at position p is ``p * theta ** (-2 i / rotary_dim)``, computed in float64;
-    the remaining dims pass through. x [T, heads, dim], positions [T] (absolute).
+    the remaining dims pass through. x [T, heads, dim], positions [T] (absolute). ``yarn`` changes
+    the frequencies and the length of what is rotated.
     """
     half = rotary_dim // 2
     inv_freq = float(theta) ** (-np.arange(half, dtype=np.float64) * 2 / rotary_dim)
+    length = 1.0
+    if yarn is not None:
+        inv_freq, length = yarn.frequencies(inv_freq, theta), yarn.attention_factor
     angle = np.asarray(positions, np.float64)[:, None, None] * inv_freq
-    cos, sin = np.cos(angle).astype(x.dtype), np.sin(angle).astype(x.dtype)
+    cos, sin = (np.cos(angle) * length).astype(x.dtype), (np.sin(angle) * length).astype(x.dtype)
     a, b, rest = x[..., :half], x[..., half:rotary_dim], x[..., rotary_dim:]
     return np.concatenate([a * cos - b * sin, b * cos + a * sin, rest], axis=-1)
 
@@ -106,10 +176,15 @@ def masked_attention(
 
 
 def attention_full(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, q_pos: np.ndarray, k_pos: np.ndarray
+    q: np.ndarray,
+    k: np.ndarray,
+    v: np.ndarray,
+    q_pos: np.ndarray,
+    k_pos: np.ndarray,
+    sinks: np.ndarray | None = None,
 ) -> np.ndarray:
     """Causal attention over everything up to the query; shapes as in `masked_attention`."""
-    return masked_attention(q, k, v, k_pos[None, :] <= q_pos[:, None])
+    return masked_attention(q, k, v, k_pos[None, :] <= q_pos[:, None], sinks)
 
 
 def attention_swa(
@@ -126,6 +201,7 @@ def attention_swa(
     return masked_attention(q, k, v, (distance >= 0) & (distance < window), sinks)
 
 
-def o_proj(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
-    """Output projection: x [T, heads * dv], weight [H, heads * dv] -> [T, H]."""
-    return x @ weight.T
+def o_proj(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None = None) -> np.ndarray:
+    """Output projection: x [T, heads * dv], weight [H, heads * dv], bias [H] -> [T, H]."""
+    y = x @ weight.T
+    return y if bias is None else y + bias

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from kilotok.reference.ops.attention import masked_attention, rope, value_scale
+from kilotok.reference.ops.attention import Yarn, masked_attention, rope, value_scale
 from kilotok.reference.ops.rows import rms_norm
 
 
@@ -26,6 +26,7 @@ def draft_context(
     theta: float,
     rotary_dim: int,
     v_scale: float,
+    yarn: Yarn | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Keys and values of committed rows in one draft layer.
 
@@ -42,7 +43,7 @@ def draft_context(
     k [T, kv_heads, d], v [T, kv_heads, d]
     """
     k, v = _keys_values(c, k_proj, v_proj, k_norm, eps, v_scale)
-    return rope(k, positions, theta, rotary_dim), v
+    return rope(k, positions, theta, rotary_dim, yarn), v
 
 
 def draft_embed(
