@@ -15,8 +15,8 @@ use kilotok::backend::cpu::{CpuConfig, CpuExecutor, Simd};
 use kilotok::backend::{DraftBlock, Executor, Limits, Row};
 use kilotok::testing::{Formats, Rng, random_model};
 use kilotok::{
-    AttentionSpec, ExpertWeights, LayerSpec, MlpSpec, MlpWeights, Model, ModelSpec, MoeSpec,
-    QkvLayout, QkvWeights, RopeSpec,
+    Activation, AttentionSpec, ExpertWeights, LayerSpec, MlpSpec, MlpWeights, Model, ModelSpec,
+    MoeSpec, QkvLayout, QkvWeights, RopeSpec, RouterKind,
 };
 
 const LAYERS: usize = 5;
@@ -32,13 +32,21 @@ fn spec() -> ModelSpec {
         kv_heads: 4,
         qk_dim: 192,
         v_dim: 128,
-        rope: RopeSpec { dims: 64, theta: 1e4 },
+        rope: RopeSpec::plain(64, 1e4),
         window: Some(128),
         sinks: true,
         value_scale: 0.612,
         layout: QkvLayout::Fused { chunks: 4 },
+        bias: false,
     };
-    let moe = MoeSpec { experts: 64, top_k: 8, inter: 1024, normalize: true, scale: 1.0 };
+    let moe = MoeSpec {
+        experts: 64,
+        top_k: 8,
+        inter: 1024,
+        router: RouterKind::Sigmoid { normalize: true, scale: 1.0 },
+        activation: Activation::Silu,
+        bias: false,
+    };
     let layer = LayerSpec { attention, mlp: MlpSpec::Moe(moe) };
     ModelSpec {
         family: "bench".to_owned(),

@@ -23,12 +23,12 @@ pub mod weights;
 pub use error::{Error, Result};
 pub use matrix::{Bytes, Format, Matrix};
 pub use model::{
-    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertWeights, LayerWeights, MlpWeights,
-    Model, QkvWeights, Vector,
+    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertBias, ExpertWeights, LayerWeights,
+    MlpWeights, Model, QkvWeights, Vector,
 };
 pub use program::{Buf, Op, OpKind, Program};
 pub use sample::SamplingParams;
 pub use spec::{
-    AttentionSpec, DrafterSpec, HeadMap, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout,
-    RopeSpec,
+    Activation, AttentionSpec, DrafterSpec, HeadMap, LayerSpec, MlpSpec, ModelSpec, MoeSpec,
+    QkvLayout, RopeSpec, RouterKind, YarnSpec,
 };

@@ -80,6 +80,10 @@ pub enum Format {
 }
 
 /// A row-major weight matrix `[rows, cols]`, applied as `y = W x` (rows are outputs).
+///
+/// Its rows may be every `row_step`-th row of what is stored: gate and up of an expert whose rows
+/// are interleaved are two views of the same bytes. `data` (and MXFP4 scales) then begin at the
+/// first row and end with the last, with the rows in between that are not the matrix's.
 #[derive(Clone, Debug)]
 pub struct Matrix {
     /// Output features.
@@ -90,16 +94,24 @@ pub struct Matrix {
     pub data: Bytes,
     /// Element format.
     pub format: Format,
+    /// Stored rows from one row of the matrix to the next, at least 1; always 1 for FP8.
+    pub row_step: usize,
 }
 
 impl Matrix {
+    /// Stored rows from the first row of the matrix to its last, both included.
+    pub fn stored_rows(&self) -> usize {
+        if self.rows == 0 { 0 } else { (self.rows - 1).saturating_mul(self.row_step) + 1 }
+    }
+
     /// Bytes read when the whole matrix is used once, scales included.
     pub fn num_bytes(&self) -> usize {
-        self.data.len()
-            + match &self.format {
-                Format::F32 | Format::Bf16 => 0,
-                Format::Fp8 { scales, .. } => scales.len() * 4,
-                Format::Mxfp4 { scales } => scales.len(),
-            }
+        let elements = self.rows * self.cols;
+        match &self.format {
+            Format::F32 => elements * 4,
+            Format::Bf16 => elements * 2,
+            Format::Fp8 { scales, .. } => elements + scales.len() * 4,
+            Format::Mxfp4 { .. } => elements / 2 + elements / 32,
+        }
     }
 }

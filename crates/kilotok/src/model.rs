@@ -43,8 +43,12 @@ pub struct LayerWeights {
 pub struct AttentionWeights {
     /// Projection to queries, keys and values; row order is the spec's `layout`.
     pub qkv: QkvWeights,
+    /// Bias of that projection, `[HeadMap::width]`.
+    pub qkv_bias: Option<Vector>,
     /// Output projection, `[hidden, heads * v_dim]`.
     pub o_proj: Matrix,
+    /// Bias of the output projection, `[hidden]`.
+    pub o_bias: Option<Vector>,
     /// Sink logits, `[heads]`.
     pub sinks: Option<Vector>,
 }
@@ -67,14 +71,14 @@ pub enum MlpWeights {
     Moe {
         /// Router, `[experts, hidden]`.
         router: Matrix,
-        /// Selection bias, `[experts]`.
-        correction_bias: Vector,
+        /// Bias, `[experts]`; what it does is the spec's `router`.
+        router_bias: Vector,
         /// Experts, in order.
         experts: Vec<ExpertWeights>,
     },
 }
 
-/// A SwiGLU: `down(silu(gate x) * (up x))`.
+/// A SwiGLU: `down(activation(gate x, up x))`.
 #[derive(Clone, Debug)]
 pub struct ExpertWeights {
     /// `[inter, hidden]`
@@ -83,6 +87,19 @@ pub struct ExpertWeights {
     pub up: Matrix,
     /// `[hidden, inter]`
     pub down: Matrix,
+    /// Biases of the three.
+    pub bias: Option<ExpertBias>,
+}
+
+/// What is added to the outputs of a SwiGLU's matrices.
+#[derive(Clone, Debug)]
+pub struct ExpertBias {
+    /// `[inter]`
+    pub gate: Vector,
+    /// `[inter]`
+    pub up: Vector,
+    /// `[hidden]`
+    pub down: Vector,
 }
 
 /// Weights of a DFlash drafter (dflash_spec 3.2).

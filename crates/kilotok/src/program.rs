@@ -43,19 +43,19 @@ pub enum OpKind {
     Embed,
     /// Normed = RMSNorm(Residual) before attention.
     AttentionNorm,
-    /// Qkv = W_qkv Normed.
+    /// Qkv = W_qkv Normed, plus bias.
     Qkv,
-    /// Rotates queries and keys in place.
+    /// Rotates queries and keys in place, with YaRN's factor.
     Rope,
     /// Multiplies values in place.
     ValueScale,
     /// Writes keys and values into the cache at the row's position.
     KvAppend,
-    /// Causal attention over all cached positions.
+    /// Causal attention over all cached positions, with sinks.
     AttentionFull,
     /// Causal attention inside the sliding window, with sinks.
     AttentionSwa,
-    /// Residual += W_o Attention.
+    /// Residual += W_o Attention, plus bias.
     OProj,
     /// Normed = RMSNorm(Residual) before the feed-forward.
     MlpNorm,
@@ -63,11 +63,11 @@ pub enum OpKind {
     DenseUp,
     /// Residual += W_down Hidden.
     DenseDown,
-    /// Routes = top-k of sigmoid scores with bias.
+    /// Routes = top-k of the biased scores and their weights.
     Router,
     /// Hidden of each selected expert.
     MoeUp,
-    /// Residual += sum of weighted expert outputs.
+    /// Residual += sum of weighted expert outputs, biases included.
     MoeDown,
     /// Keeps the residual as tap number `index`.
     Tap {

@@ -1,5 +1,11 @@
 //! What a model is, independent of its family's configuration spelling.
 
+mod moe;
+mod rope;
+
+pub use moe::{Activation, MlpSpec, MoeSpec, RouterKind};
+pub use rope::{RopeSpec, YarnSpec};
+
 /// A decoder-only model, validated; every number here changes the arithmetic.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ModelSpec {
@@ -53,15 +59,8 @@ pub struct AttentionSpec {
     pub value_scale: f32,
     /// Row order of the qkv projection.
     pub layout: QkvLayout,
-}
-
-/// Rotary embedding on the first `dims` of each head, NeoX pairs `(i, i + dims / 2)`.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct RopeSpec {
-    /// Rotated dimensions, even; the rest passes through.
-    pub dims: usize,
-    /// Base of the frequencies.
-    pub theta: f64,
+    /// Whether the projections to and from attention have a bias.
+    pub bias: bool,
 }
 
 /// Row order of the qkv projection's output.
@@ -74,33 +73,6 @@ pub enum QkvLayout {
         /// Number of pieces: `num_key_value_heads` of the full-attention layers.
         chunks: usize,
     },
-}
-
-/// Feed-forward of one layer.
-#[derive(Clone, Debug, PartialEq)]
-pub enum MlpSpec {
-    /// SwiGLU.
-    Dense {
-        /// Intermediate width.
-        inter: usize,
-    },
-    /// Routed experts, each a SwiGLU.
-    Moe(MoeSpec),
-}
-
-/// Routing and shape of a mixture of experts: sigmoid scores, a bias that only selects.
-#[derive(Clone, Debug, PartialEq)]
-pub struct MoeSpec {
-    /// Number of routed experts.
-    pub experts: usize,
-    /// Experts per token.
-    pub top_k: usize,
-    /// Intermediate width of each.
-    pub inter: usize,
-    /// Whether the selected weights are divided by their sum (+ 1e-20).
-    pub normalize: bool,
-    /// Factor on the weights.
-    pub scale: f32,
 }
 
 /// A DFlash drafter: non-causal block of anchor + masks over projected target taps.

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use crate::matrix::{Bytes, Format, Matrix};
 use crate::model::{
-    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertWeights, LayerWeights, MlpWeights,
-    Model, QkvWeights, Vector,
+    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertBias, ExpertWeights, LayerWeights,
+    MlpWeights, Model, QkvWeights, Vector,
 };
 use crate::numeric::{bf16, fp8};
-use crate::spec::{DrafterSpec, LayerSpec, MlpSpec, ModelSpec, QkvLayout};
+use crate::spec::{DrafterSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout};
 
 /// A stored format, without its scales.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +143,7 @@ impl Rng {
         shifted.extend_from_slice(&data);
         let whole = Bytes::from_vec(shifted);
         let data = whole.slice(1..whole.len()).unwrap_or(whole);
-        Matrix { rows, cols, data, format }
+        Matrix { rows, cols, data, format, row_step: 1 }
     }
 
     fn swiglu(&mut self, hidden: usize, inter: usize, stored: Stored) -> ExpertWeights {
@@ -151,6 +151,31 @@ impl Rng {
             gate: self.matrix(inter, hidden, stored, 1),
             up: self.matrix(inter, hidden, stored, 1),
             down: self.matrix(hidden, inter, stored, 1),
+            bias: None,
+        }
+    }
+
+    /// An expert; with biases, gate and up alternate in one buffer, as such families store them.
+    fn expert(&mut self, hidden: usize, spec: &MoeSpec, stored: Stored) -> ExpertWeights {
+        let inter = spec.inter;
+        if !spec.bias {
+            return self.swiglu(hidden, inter, stored);
+        }
+        let (gate, up) = if stored == Stored::Fp8 {
+            (self.matrix(inter, hidden, stored, 1), self.matrix(inter, hidden, stored, 1))
+        } else {
+            let both = self.matrix(2 * inter, hidden, stored, 1);
+            (every_other(&both, 0), every_other(&both, 1))
+        };
+        ExpertWeights {
+            gate,
+            up,
+            down: self.matrix(hidden, inter, stored, 1),
+            bias: Some(ExpertBias {
+                gate: self.vector(inter, 0.0, 0.3),
+                up: self.vector(inter, 0.0, 0.3),
+                down: self.vector(hidden, 0.0, 0.3),
+            }),
         }
     }
 
@@ -172,9 +197,9 @@ impl Rng {
             }
             MlpSpec::Moe(moe) => MlpWeights::Moe {
                 router: self.matrix(moe.experts, hidden, formats.router, 1),
-                correction_bias: self.vector(moe.experts, 0.0, 0.05),
+                router_bias: self.vector(moe.experts, 0.0, 0.05),
                 experts: (0..moe.experts)
-                    .map(|_| self.swiglu(hidden, moe.inter, formats.experts))
+                    .map(|_| self.expert(hidden, moe, formats.experts))
                     .collect(),
             },
         };
@@ -182,7 +207,9 @@ impl Rng {
             input_norm: self.vector(hidden, 1.0, 0.1),
             attention: AttentionWeights {
                 qkv,
+                qkv_bias: a.bias.then(|| self.vector(a.head_map().width, 0.0, 0.3)),
                 o_proj: self.matrix(hidden, a.heads * a.v_dim, formats.o_proj, 1),
+                o_bias: a.bias.then(|| self.vector(hidden, 0.0, 0.3)),
                 sinks: a.sinks.then(|| self.vector(a.heads, 0.0, 1.0)),
             },
             post_norm: self.vector(hidden, 1.0, 0.1),
@@ -213,6 +240,20 @@ impl Rng {
             layers,
         }
     }
+}
+
+/// Rows `first`, `first + 2`, ... of `both`, as a view of the same bytes.
+fn every_other(both: &Matrix, first: usize) -> Matrix {
+    let rows = both.rows / 2;
+    let view = |bytes: &Bytes| {
+        let row = bytes.len() / both.rows;
+        bytes.slice(first * row..(first + 2 * rows - 1) * row).unwrap_or_else(|| bytes.clone())
+    };
+    let format = match &both.format {
+        Format::Mxfp4 { scales } => Format::Mxfp4 { scales: view(scales) },
+        other => other.clone(),
+    };
+    Matrix { rows, data: view(&both.data), format, row_step: 2, ..*both }
 }
 
 /// A model of `spec` with random weights.

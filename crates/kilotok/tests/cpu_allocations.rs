@@ -12,7 +12,8 @@ use kilotok::backend::{
 };
 use kilotok::testing::{Formats, random_model};
 use kilotok::{
-    AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout, RopeSpec,
+    Activation, AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout,
+    RopeSpec, RouterKind,
 };
 
 struct Counting;
@@ -44,7 +45,7 @@ static COUNTING: Counting = Counting;
 
 /// Large enough that every op goes to all threads.
 fn spec() -> ModelSpec {
-    let rope = RopeSpec { dims: 16, theta: 1e4 };
+    let rope = RopeSpec::plain(16, 1e4);
     let attention = |window: Option<usize>| AttentionSpec {
         heads: 8,
         kv_heads: 2,
@@ -55,8 +56,16 @@ fn spec() -> ModelSpec {
         sinks: window.is_some(),
         value_scale: 0.7,
         layout: QkvLayout::Fused { chunks: 2 },
+        bias: false,
     };
-    let moe = MoeSpec { experts: 8, top_k: 2, inter: 128, normalize: true, scale: 1.0 };
+    let moe = MoeSpec {
+        experts: 8,
+        top_k: 2,
+        inter: 128,
+        router: RouterKind::Sigmoid { normalize: true, scale: 1.0 },
+        activation: Activation::Silu,
+        bias: false,
+    };
     let drafter = DrafterSpec {
         block_size: 8,
         mask_token_id: 1,

@@ -165,3 +165,8 @@ fn pro_agrees_with_the_reference() {
 fn v25_agrees_with_the_reference() {
     check("v25");
 }
+
+#[test]
+fn gptoss_agrees_with_transformers() {
+    check("gptoss");
+}

@@ -80,9 +80,9 @@ fn check(model: &Model) {
         check_matrix(&weights.attention.o_proj);
         let experts = match &weights.mlp {
             MlpWeights::Dense(swiglu) => std::slice::from_ref(swiglu),
-            MlpWeights::Moe { router, correction_bias, experts } => {
+            MlpWeights::Moe { router, router_bias, experts } => {
                 check_matrix(router);
-                assert_eq!((router.rows, correction_bias.len()), (experts.len(), experts.len()));
+                assert_eq!((router.rows, router_bias.len()), (experts.len(), experts.len()));
                 experts.as_slice()
             }
         };

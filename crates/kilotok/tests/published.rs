@@ -9,7 +9,7 @@ mod support;
 
 use kilotok::config::{presets, read_texts};
 use kilotok::inspect::{Inspection, inspect};
-use kilotok::{MlpSpec, ModelSpec, QkvLayout};
+use kilotok::{MlpSpec, ModelSpec, QkvLayout, RouterKind};
 use support::{Described, TempDir, header};
 
 fn preset(name: &str) -> ModelSpec {
@@ -168,7 +168,7 @@ fn pro_configuration() {
             MlpSpec::Moe(moe) => {
                 assert!(at > 0);
                 assert_eq!((moe.experts, moe.top_k, moe.inter), (384, 8, 2048));
-                assert_eq!((moe.normalize, moe.scale), (true, 1.0));
+                assert_eq!(moe.router, RouterKind::Sigmoid { normalize: true, scale: 1.0 });
             }
         }
     }

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::json::Fields;
-use super::{limits, spelling};
+use super::{limits, spelling, yarn};
 use crate::error::Result;
 use crate::spec::{DrafterSpec, ModelSpec, RopeSpec};
 
@@ -156,7 +156,6 @@ fn unsupported_switches(at: &mut Places<'_>) -> Result<()> {
     at.top.only("mlp_bias", &[json!(false)])?;
     // The head is the target's; tied or not is a statement about an unused matrix.
     at.top.only("tie_word_embeddings", &[json!(false), json!(true)])?;
-    at.top.only("rope_scaling", &[])?;
     at.top.only("rope_interleaved", &[json!(false)])?;
     at.top.only("is_neox_style", &[json!(true)])?;
     at.top.only("logit_scale", &[json!(1), json!(1.0)])?;
@@ -234,13 +233,15 @@ fn visibility(at: &mut Places<'_>, layers: usize) -> Result<(Vec<Option<usize>>,
     Ok((windows, causal))
 }
 
-/// `rope_theta` at the top level or in `rope_parameters`; `partial_rotary_factor` defaults to 1.
+/// `rope_theta` at the top level or in `rope_parameters`; `partial_rotary_factor` defaults to 1;
+/// YaRN in either `rope_scaling` or `rope_parameters`.
 fn rope(at: &mut Places<'_>, head_dim: usize) -> Result<RopeSpec> {
     let mut theta = at.top.positive("rope_theta")?;
     let mut partial = at.pick(|f| f.positive("partial_rotary_factor"))?;
-    if let Some(mut nested) = at.top.object("rope_parameters")? {
-        nested.only("rope_type", &[json!("default")])?;
-        nested.only("type", &[json!("default")])?;
+    let mut scaling = Vec::new();
+    for key in ["rope_scaling", "rope_parameters"] {
+        let Some(mut nested) = at.top.object(key)? else { continue };
+        scaling.push((key.to_owned(), yarn::read(&mut nested)?));
         for (key, outer) in [("rope_theta", &mut theta), ("partial_rotary_factor", &mut partial)] {
             let inner = nested.positive(key)?;
             if let (Some(inner), Some(outer)) = (inner, *outer) {
@@ -252,8 +253,12 @@ fn rope(at: &mut Places<'_>, head_dim: usize) -> Result<RopeSpec> {
         }
         nested.finish(&[])?;
     }
+    let yarn = spelling::agree(&at.top, scaling)?.flatten();
     let theta = theta.ok_or_else(|| at.top.missing("rope_theta"))?;
+    if yarn.is_some() && theta <= 1.0 {
+        return Err(at.top.error("rope_theta", format!("{theta} is not above 1")));
+    }
     let dims =
         spelling::rotary_dims(&at.top, "partial_rotary_factor", partial.unwrap_or(1.0), head_dim)?;
-    Ok(RopeSpec { dims, theta })
+    Ok(RopeSpec { dims, theta, yarn })
 }

@@ -6,7 +6,9 @@ use super::json::Fields;
 use super::spelling::{self, Pattern, Rotary};
 use super::{limits, quantization};
 use crate::error::Result;
-use crate::spec::{AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout};
+use crate::spec::{
+    Activation, AttentionSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout, RouterKind,
+};
 
 /// Model types this reader understands.
 pub(super) const MODEL_TYPES: [&str; 2] = ["mimo_v2", "mimo_v2_flash"];
@@ -229,6 +231,7 @@ impl Attention {
             sinks: heads.sinks,
             value_scale: self.value_scale,
             layout: self.layout,
+            bias: false,
         }))
     }
 }
@@ -258,5 +261,13 @@ fn mlp(f: &mut Fields<'_>, pattern: &Pattern) -> Result<(Option<MlpSpec>, Option
             format!("{top_k} of {experts} experts cannot be selected"),
         ));
     }
-    Ok((dense, Some(MlpSpec::Moe(MoeSpec { experts, top_k, inter, normalize, scale }))))
+    let moe = MoeSpec {
+        experts,
+        top_k,
+        inter,
+        router: RouterKind::Sigmoid { normalize, scale },
+        activation: Activation::Silu,
+        bias: false,
+    };
+    Ok((dense, Some(MlpSpec::Moe(moe))))
 }

@@ -5,12 +5,14 @@
 
 mod drafter;
 mod generation;
+mod gpt_oss;
 mod json;
 mod limits;
 mod mimo;
 pub mod presets;
 mod quantization;
 mod spelling;
+mod yarn;
 
 use std::path::{Path, PathBuf};
 
@@ -115,14 +117,22 @@ pub fn read_texts(
 pub(crate) fn parse(texts: &Texts) -> Result<Announced> {
     let map = parse_object(FILE, &texts.model)?;
     let mut fields = Fields::new(FILE, &map);
-    let model_type = fields.string("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
-    if !mimo::MODEL_TYPES.contains(&model_type) {
-        return Err(fields.error(
-            "model_type",
-            format!("{model_type:?} is not supported, expected one of {:?}", mimo::MODEL_TYPES),
-        ));
-    }
-    let (mut spec, quantization) = mimo::read(fields)?;
+    let (mut spec, quantization) = match fields.string("model_type")? {
+        Some(gpt_oss::MODEL_TYPE) => gpt_oss::read(fields)?,
+        Some(found) if mimo::MODEL_TYPES.contains(&found) => mimo::read(fields)?,
+        Some(found) => {
+            let [a, b] = mimo::MODEL_TYPES;
+            return Err(fields.error(
+                "model_type",
+                format!(
+                    "{found:?} is not supported, expected one of {:?}",
+                    [a, b, gpt_oss::MODEL_TYPE]
+                ),
+            ));
+        }
+        None if gpt_oss::is_original(&fields) => gpt_oss::read(fields)?,
+        None => return Err(fields.missing("model_type")),
+    };
     if let Some(text) = &texts.generation {
         spec.eos_token_ids.extend(generation::eos_token_ids(text)?);
     }

@@ -5,13 +5,16 @@ use serde_json::{Value, json};
 use super::json::Fields;
 use crate::error::Result;
 
-/// Stored formats that the configuration announces. BF16 and F32 need no announcement.
+/// How tensors may be stored, as the configuration announces it. BF16 and F32 need no announcement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Quantization {
     /// e4m3 with a factor per 128 x 128 block.
     pub(crate) fp8: bool,
     /// U8 pairs of e2m1 with an e8m0 byte per 32 columns.
     pub(crate) mxfp4: bool,
+    /// How experts lie in tensors that hold all of a layer: gate and up rows alternate, and
+    /// matrices other than MXFP4 are transposed. Otherwise gates come first, nothing transposed.
+    pub(crate) interleaved: bool,
 }
 
 /// Keys that do not change what the bytes mean.
@@ -32,9 +35,11 @@ pub(super) fn read(fields: &mut Fields<'_>) -> Result<Quantization> {
     let method = quant.string("quant_method")?.ok_or_else(|| quant.missing("quant_method"))?;
     let store = quant.string("store_dtype")?;
     let announced = match (method, store) {
-        ("fp8", None) => Quantization { fp8: true, mxfp4: false },
-        ("fp8", Some("mxfp4")) => Quantization { fp8: true, mxfp4: true },
-        ("mxfp4", None | Some("mxfp4")) => Quantization { fp8: false, mxfp4: true },
+        ("fp8", None) => Quantization { fp8: true, ..Quantization::default() },
+        ("fp8", Some("mxfp4")) => {
+            Quantization { fp8: true, mxfp4: true, ..Quantization::default() }
+        }
+        ("mxfp4", None | Some("mxfp4")) => Quantization { mxfp4: true, ..Quantization::default() },
         ("fp8" | "mxfp4", Some(other)) => {
             return Err(quant.error("store_dtype", format!("expected \"mxfp4\", found {other:?}")));
         }

@@ -20,7 +20,7 @@ pub(super) struct Pattern {
 }
 
 /// Merges values found under several keys: the first wins, another one must be equal.
-fn agree<T: PartialEq + std::fmt::Debug>(
+pub(super) fn agree<T: PartialEq + std::fmt::Debug>(
     fields: &Fields<'_>,
     found: Vec<(String, T)>,
 ) -> Result<Option<T>> {
@@ -191,7 +191,7 @@ impl Rotary {
         let partial = agree(fields, self.partial[kind].clone())?
             .ok_or_else(|| fields.missing("partial_rotary_factor"))?;
         let dims = rotary_dims(fields, "partial_rotary_factor", partial, head_dim)?;
-        Ok(RopeSpec { dims, theta })
+        Ok(RopeSpec::plain(dims, theta))
     }
 }
 

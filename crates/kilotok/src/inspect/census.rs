@@ -1,6 +1,7 @@
 //! Tensors and bytes by component and dtype.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use serde::Serialize;
 
@@ -34,8 +35,8 @@ pub(super) fn component(demand: &Demand) -> &'static str {
         (Part::Norm, _) => "norms",
         (Part::Sinks, _) => "sinks",
         (Part::Qkv | Part::Query | Part::Key | Part::Value, _) => "qkv",
-        (Part::Output, _) => "o_proj",
-        (Part::Router | Part::CorrectionBias, _) => "router",
+        (Part::Output | Part::Bias, _) => "o_proj",
+        (Part::Router | Part::RouterBias, _) => "router",
         (Part::Gate | Part::Up | Part::Down | Part::FuseTaps, _) => "dense_mlp",
     }
 }
@@ -44,13 +45,17 @@ pub(super) fn component(demand: &Demand) -> &'static str {
 #[derive(Default)]
 pub(super) struct Census {
     counts: BTreeMap<(&'static str, String), [u64; 3]>,
+    /// Stored tensors of which a part was counted.
+    parts: BTreeSet<Arc<str>>,
 }
 
 impl Census {
     fn count(&mut self, component: &'static str, entry: &Entry) {
         let key = (component, entry.dtype.name().to_owned());
         let [tensors, elements, bytes] = self.counts.entry(key).or_default();
-        *tensors += 1;
+        // Many experts may be one tensor.
+        let counted = entry.stored.as_ref().is_some_and(|name| !self.parts.insert(name.clone()));
+        *tensors += u64::from(!counted);
         *elements = elements.saturating_add(entry.num_elements() as u64);
         *bytes = bytes.saturating_add(entry.num_bytes() as u64);
     }

@@ -42,10 +42,11 @@ fn attention(
     a: &AttentionSummary,
 ) -> fmt::Result {
     let window = a.window.map_or_else(String::new, |keys| format!(", window {keys}"));
+    let yarn = a.yarn_factor.map_or_else(String::new, |factor| format!(" YaRN x {factor}"));
     let sinks = if a.sinks { ", sinks" } else { "" };
     writeln!(
         f,
-        "  {name:<19} {layers} layers: {} heads, {} kv, {}+{} dims, rotary {} at {}{window}{sinks}, \
+        "  {name:<19} {layers} layers: {} heads, {} kv, {}+{} dims, rotary {} at {}{yarn}{window}{sinks}, \
          values x {}, qkv {}",
         a.heads, a.kv_heads, a.qk_dim, a.v_dim, a.rotary_dims, a.rope_theta, a.value_scale, a.qkv
     )

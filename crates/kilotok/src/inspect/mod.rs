@@ -66,7 +66,7 @@ pub fn inspect_with(dir: &Path, drafter: &DrafterChoice) -> Result<Inspection> {
     let drafter_dir = drafter.resolve(dir);
     let announced = config::parse(&Texts::read(dir, drafter_dir.as_deref())?)?;
     let mut catalog = Catalog::open(dir, "", Access::Headers)?;
-    names::unify(&mut catalog)?;
+    names::unify(&mut catalog, &announced)?;
     let sidecar = match &drafter_dir {
         Some(dir) => Some(open_drafter(dir, &announced, Access::Headers)?.0),
         None => None,

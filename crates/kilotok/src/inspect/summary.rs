@@ -60,6 +60,8 @@ pub struct AttentionSummary {
     pub rotary_dims: usize,
     /// Base of the rotary frequencies.
     pub rope_theta: f64,
+    /// Factor on the number of positions, where YaRN stretches the frequencies.
+    pub yarn_factor: Option<f64>,
     /// Visible keys, the query's own included.
     pub window: Option<usize>,
     /// Whether a learned logit per head joins the softmax.
@@ -105,6 +107,7 @@ fn attention(spec: &AttentionSpec) -> AttentionSummary {
         v_dim: spec.v_dim,
         rotary_dims: spec.rope.dims,
         rope_theta: spec.rope.theta,
+        yarn_factor: spec.rope.yarn.map(|yarn| yarn.factor),
         window: spec.window,
         sinks: spec.sinks,
         value_scale: spec.value_scale,

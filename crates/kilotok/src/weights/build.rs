@@ -1,6 +1,6 @@
 //! Weights from the tensors of one catalog.
 
-use super::catalog::{Catalog, Entry};
+use super::catalog::{Catalog, Entry, Layout};
 use super::progress::{Check, Kept};
 use super::resolve::{Found, Resolver, Storage};
 use super::table::{
@@ -10,8 +10,8 @@ use crate::config::Quantization;
 use crate::error::{Error, Result};
 use crate::matrix::{Bytes, Format, Matrix};
 use crate::model::{
-    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertWeights, LayerWeights, MlpWeights,
-    QkvWeights, Vector,
+    AttentionWeights, DraftLayerWeights, DrafterWeights, ExpertBias, ExpertWeights, LayerWeights,
+    MlpWeights, QkvWeights, Vector,
 };
 
 /// One row of an F32 or BF16 matrix, widened.
@@ -71,8 +71,34 @@ impl<'c> Builder<'c> {
         Ok(bytes)
     }
 
+    /// The rows of a matrix or of its scales, and the step from one to the next: views where rows
+    /// are whole, a copy where they are columns of what is stored.
+    fn rows(&mut self, name: &str, entry: &Entry, check: Check) -> Result<(Bytes, usize)> {
+        let (first, step) = match entry.layout {
+            Layout::Dense => return Ok((self.keep(name, entry, check)?, 1)),
+            Layout::Transposed { .. } => {
+                return Ok((self.resolver.catalog.dense(name, entry)?, 1));
+            }
+            Layout::EveryRow { first, step } => (first, step),
+        };
+        // The same bytes for gate and for up: they are made resident once.
+        let stored = self.keep(name, entry, check)?;
+        let rows = entry.shape.first().copied().unwrap_or(0);
+        let row = entry.num_bytes() / rows.max(1);
+        let end = if rows == 0 { first } else { first + (rows - 1) * step + 1 };
+        let view = stored.slice(first * row..end * row);
+        let view = view.ok_or_else(|| {
+            Error::model_format(self.resolver.catalog.place(name, entry), "too few rows")
+        })?;
+        Ok((view, step))
+    }
+
     fn floats(&mut self, name: &str, entry: &Entry, storage: Storage) -> Result<Vector> {
-        let values = widen(self.keep(name, entry, Check::None)?.as_slice(), storage);
+        let bytes = match entry.layout {
+            Layout::Dense => self.keep(name, entry, Check::None)?,
+            _ => self.resolver.catalog.dense(name, entry)?,
+        };
+        let values = widen(bytes.as_slice(), storage);
         if let Some(at) = values.iter().position(|value| value.is_nan()) {
             return Err(Error::model_format(
                 self.resolver.catalog.place(name, entry),
@@ -107,7 +133,7 @@ impl<'c> Builder<'c> {
         };
         let Found { storage, weight: (name, entry), scale } = self.resolver.find(demand)?;
         let check = if storage == Storage::Fp8 { Check::E4m3 } else { Check::None };
-        let data = self.keep(&name, entry, check)?;
+        let (data, row_step) = self.rows(&name, entry, check)?;
         let format = match (storage, scale) {
             (Storage::Fp8, Some((name, entry))) => {
                 let scales = self.floats(&name, entry, Storage::F32)?;
@@ -120,22 +146,36 @@ impl<'c> Builder<'c> {
                 Format::Fp8 { scales, rows_per_chunk }
             }
             (Storage::Mxfp4, Some((name, entry))) => {
-                let scales = self.keep(&name, entry, Check::E8m0)?;
+                let (scales, step) = self.rows(&name, entry, Check::E8m0)?;
+                if step != row_step {
+                    return Err(Error::model_format(
+                        self.resolver.catalog.place(&name, entry),
+                        format!("every row of {step}, but every row of {row_step} of its weight"),
+                    ));
+                }
                 Format::Mxfp4 { scales }
             }
             (Storage::F32, _) => Format::F32,
             _ => Format::Bf16,
         };
-        Ok(Matrix { rows, cols, data, format })
+        Ok(Matrix { rows, cols, data, format, row_step })
     }
 
     fn matrices(&mut self, [a, b, c]: &[Demand; 3]) -> Result<[Matrix; 3]> {
         Ok([self.matrix(a)?, self.matrix(b)?, self.matrix(c)?])
     }
 
-    fn swiglu(&mut self, swiglu: &SwiGlu) -> Result<ExpertWeights> {
+    fn swiglu(&mut self, swiglu: &SwiGlu, bias: Option<&SwiGlu>) -> Result<ExpertWeights> {
         let [gate, up, down] = self.matrices(swiglu)?;
-        Ok(ExpertWeights { gate, up, down })
+        let bias = match bias {
+            None => None,
+            Some([gate, up, down]) => Some(ExpertBias {
+                gate: self.vector(gate)?,
+                up: self.vector(up)?,
+                down: self.vector(down)?,
+            }),
+        };
+        Ok(ExpertWeights { gate, up, down, bias })
     }
 
     pub(super) fn layer(&mut self, table: &LayerTable) -> Result<LayerWeights> {
@@ -146,19 +186,28 @@ impl<'c> Builder<'c> {
             [fused, ..] => QkvWeights::Fused(self.matrix(fused)?),
             [] => return Err(Error::model_format("config.json", "a layer without attention")),
         };
-        let sinks = table.sinks.as_ref().map(|sinks| self.vector(sinks)).transpose()?;
+        let bias = table.qkv_bias.iter().map(|bias| self.vector(bias));
+        let bias = bias.collect::<Result<Vec<_>>>()?;
+        let qkv_bias = (!bias.is_empty()).then(|| bias.iter().flat_map(|b| b.iter().copied()));
         Ok(LayerWeights {
             input_norm: self.vector(&table.input_norm)?,
-            attention: AttentionWeights { qkv, o_proj: self.matrix(&table.output)?, sinks },
+            attention: AttentionWeights {
+                qkv,
+                qkv_bias: qkv_bias.map(Iterator::collect),
+                o_proj: self.matrix(&table.output)?,
+                o_bias: table.output_bias.as_ref().map(|bias| self.vector(bias)).transpose()?,
+                sinks: table.sinks.as_ref().map(|sinks| self.vector(sinks)).transpose()?,
+            },
             post_norm: self.vector(&table.post_norm)?,
             mlp: match &table.mlp {
-                MlpTable::Dense(swiglu) => MlpWeights::Dense(self.swiglu(swiglu)?),
-                MlpTable::Moe { router, correction_bias, experts } => MlpWeights::Moe {
+                MlpTable::Dense(swiglu) => MlpWeights::Dense(self.swiglu(swiglu, None)?),
+                MlpTable::Moe { router, router_bias, experts, expert_biases } => MlpWeights::Moe {
                     router: self.matrix(router)?,
-                    correction_bias: self.vector(correction_bias)?,
+                    router_bias: self.vector(router_bias)?,
                     experts: experts
                         .iter()
-                        .map(|expert| self.swiglu(expert))
+                        .enumerate()
+                        .map(|(at, expert)| self.swiglu(expert, expert_biases.get(at)))
                         .collect::<Result<_>>()?,
                 },
             },
@@ -195,7 +244,7 @@ impl<'c> Builder<'c> {
             k_norm: self.vector(&table.key_norm)?,
             sinks: table.sinks.as_ref().map(|sinks| self.vector(sinks)).transpose()?,
             post_norm: self.vector(&table.post_norm)?,
-            mlp: self.swiglu(&table.mlp)?,
+            mlp: self.swiglu(&table.mlp, None)?,
         })
     }
 }

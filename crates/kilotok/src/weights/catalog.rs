@@ -8,7 +8,7 @@ use std::sync::Arc;
 use memmap2::Mmap;
 
 use super::tensor::{Dtype, TensorData, num_bytes};
-use super::{header, index, reader};
+use super::{header, index, layout, reader};
 use crate::error::{Error, Result};
 use crate::matrix::Bytes;
 
@@ -34,21 +34,36 @@ enum Data {
     File(Range<usize>),
 }
 
+/// How a tensor lies in its stored bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Layout {
+    /// Row after row, nothing in between.
+    Dense,
+    /// Row `r` is stored row `first + step * r`; the rows of a vector are its elements.
+    EveryRow { first: usize, step: usize },
+    /// Element `[r, c]` is element `first + step * r` of stored row `c`, which has `width`.
+    Transposed { first: usize, step: usize, width: usize },
+}
+
 /// One tensor of a catalog.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
     pub(crate) dtype: Dtype,
     pub(crate) shape: Vec<usize>,
+    pub(crate) layout: Layout,
+    /// Name of the stored tensor, where this is a part of it or another name for it.
+    pub(crate) stored: Option<Arc<str>>,
     source: usize,
     data: Data,
 }
 
 impl Entry {
-    /// Stored bytes.
+    /// Stored bytes of its elements.
     pub(crate) fn num_bytes(&self) -> usize {
-        match &self.data {
-            Data::Memory(bytes) => bytes.len(),
-            Data::File(range) => range.len(),
+        match (self.layout, &self.data) {
+            (Layout::Dense, Data::Memory(bytes)) => bytes.len(),
+            (Layout::Dense, Data::File(range)) => range.len(),
+            _ => num_bytes(&self.dtype, &self.shape).unwrap_or(usize::MAX),
         }
     }
 
@@ -65,7 +80,7 @@ impl Entry {
         }
     }
 
-    /// Rows `range` of the outermost dimension as a tensor of shape `shape`, for memory tensors.
+    /// Rows `range` of the outermost dimension as a tensor of shape `shape`.
     pub(super) fn part(&self, range: Range<usize>, shape: Vec<usize>) -> Option<Self> {
         let outer = *self.shape.first()?;
         let row = self.num_bytes().checked_div(outer)?;
@@ -74,7 +89,12 @@ impl Entry {
             Data::Memory(bytes) => Data::Memory(bytes.slice(start..end)?),
             Data::File(file) => Data::File(file.start + start..file.start.checked_add(end)?),
         };
-        (end <= self.num_bytes()).then(|| Self { dtype: self.dtype.clone(), shape, data, ..*self })
+        (end <= self.num_bytes()).then(|| Self { shape, data, ..self.clone() })
+    }
+
+    /// The same bytes read as a tensor of shape `shape` that lies in them as `layout` says.
+    pub(super) fn view(&self, shape: Vec<usize>, layout: Layout) -> Self {
+        Self { shape, layout, ..self.clone() }
     }
 }
 
@@ -137,6 +157,8 @@ impl Catalog {
             let entry = Entry {
                 dtype: tensor.dtype,
                 shape: tensor.shape,
+                layout: Layout::Dense,
+                stored: None,
                 source,
                 data: Data::File(tensor.range),
             };
@@ -164,7 +186,8 @@ impl Catalog {
                     format!("{} bytes for {dtype} {shape:?}", bytes.len()),
                 ));
             }
-            out.add(name, Entry { dtype, shape, source: 0, data: Data::Memory(bytes) })?;
+            let (layout, data) = (Layout::Dense, Data::Memory(bytes));
+            out.add(name, Entry { dtype, shape, layout, stored: None, source: 0, data })?;
         }
         Ok(out)
     }
@@ -201,8 +224,10 @@ impl Catalog {
             match rewrite(&name, &entry) {
                 None => self.add(name, entry)?,
                 Some(parts) => {
+                    let stored: Arc<str> = entry.stored.unwrap_or_else(|| name.as_str().into());
                     for (name, entry) in parts {
-                        self.add(name, entry)?;
+                        let stored = Some(Arc::clone(&stored));
+                        self.add(name, Entry { stored, ..entry })?;
                     }
                 }
             }
@@ -212,7 +237,11 @@ impl Catalog {
 
     /// `file: tensor` for messages about an entry.
     pub(crate) fn place(&self, name: &str, entry: &Entry) -> String {
-        format!("{}: {name}", self.sources[entry.source].label)
+        let label = &self.sources[entry.source].label;
+        match &entry.stored {
+            Some(stored) => format!("{label}: {stored} (as {name})"),
+            None => format!("{label}: {name}"),
+        }
     }
 
     /// Where a missing tensor was looked for.
@@ -224,7 +253,7 @@ impl Catalog {
         }
     }
 
-    /// The bytes of a tensor.
+    /// The stored bytes that a tensor lies in.
     ///
     /// # Errors
     /// [`Error::ModelFormat`] where only headers were read.
@@ -239,6 +268,23 @@ impl Catalog {
                     Error::model_format(self.place(name, entry), "tensor data is not there")
                 }),
         }
+    }
+
+    /// The bytes of a tensor, row after row: a copy where it is not stored so.
+    ///
+    /// # Errors
+    /// As [`Catalog::bytes`], or where the bytes are fewer than the shape needs.
+    pub(crate) fn dense(&self, name: &str, entry: &Entry) -> Result<Bytes> {
+        let stored = self.bytes(name, entry)?;
+        if entry.layout == Layout::Dense {
+            return Ok(stored);
+        }
+        layout::gather(stored.as_slice(), entry).map(Bytes::from_vec).ok_or_else(|| {
+            Error::model_format(
+                self.place(name, entry),
+                format!("{} bytes are too few for {:?}", stored.len(), entry.shape),
+            )
+        })
     }
 
     /// Label and map of a source.

@@ -53,7 +53,7 @@ pub fn load_with(
     let drafter_dir = options.drafter.resolve(dir);
     let announced = config::parse(&Texts::read(dir, drafter_dir.as_deref())?)?;
     let mut catalog = Catalog::open(dir, "", Access::Mapped)?;
-    names::unify(&mut catalog)?;
+    names::unify(&mut catalog, &announced)?;
     let target = Builder::new(&catalog, announced.quantization);
     let sidecar;
     let drafter = match &drafter_dir {
@@ -84,7 +84,7 @@ pub fn from_tensors(
     };
     let announced = config::parse(&texts)?;
     let mut catalog = Catalog::from_memory("tensors", tensors)?;
-    names::unify(&mut catalog)?;
+    names::unify(&mut catalog, &announced)?;
     let target = Builder::new(&catalog, announced.quantization);
     let sidecar;
     let drafter = match drafter {

@@ -4,6 +4,7 @@ mod build;
 pub(crate) mod catalog;
 mod header;
 mod index;
+mod layout;
 mod loader;
 mod mask_embedding;
 pub(crate) mod names;

@@ -93,10 +93,18 @@ pub(super) fn make_resident(
     residents: Vec<(Vec<Kept>, &Catalog)>,
     report: &mut dyn FnMut(Progress),
 ) -> Result<()> {
+    let mut residents = residents;
+    for (kept, _) in &mut residents {
+        kept.retain(|kept| !kept.bytes.is_empty());
+        // Stable: what is not mapped stays in order, in front.
+        kept.sort_by_key(|kept| kept.at);
+        // Interleaved matrices are views of the same bytes.
+        kept.dedup_by(|b, a| a.at.is_some() && a.at == b.at && a.bytes.len() == b.bytes.len());
+    }
     let all = residents.iter().flat_map(|(kept, _)| kept);
     let mut done = Done { bytes: 0, total: all.map(|kept| kept.bytes.len() as u64).sum() };
     for (kept, catalog) in residents {
-        one_catalog(kept, catalog, &mut done, report)?;
+        one_catalog(&kept, catalog, &mut done, report)?;
     }
     Ok(())
 }
@@ -114,13 +122,11 @@ impl Done {
 }
 
 fn one_catalog(
-    mut kept: Vec<Kept>,
+    kept: &[Kept],
     catalog: &Catalog,
     done: &mut Done,
     report: &mut dyn FnMut(Progress),
 ) -> Result<()> {
-    kept.retain(|kept| !kept.bytes.is_empty());
-    kept.sort_by_key(|kept| kept.at);
     for group in kept.chunk_by(|a, b| a.at.map(|at| at.0) == b.at.map(|at| at.0)) {
         let file = group[0].at.and_then(|(source, _)| catalog.source_map(source));
         let (name, map) = file.map_or((String::new(), None), |(name, map)| (name, Some(map)));

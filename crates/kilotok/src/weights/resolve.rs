@@ -49,7 +49,7 @@ pub(crate) fn check_outline(spec: &ModelSpec, catalog: &Catalog) -> Result<()> {
     let found = catalog.iter().count() as u64;
     if experts > 4 * found + 1024 {
         return Err(Error::model_format(
-            "config.json: n_routed_experts",
+            "config.json: number of experts",
             format!("{experts} experts in all layers, but only {found} tensors"),
         ));
     }

@@ -2,7 +2,9 @@
 //!
 //! The loader, the slicing plan and `inspect` walk this one table, so they cannot disagree.
 
-use crate::spec::{AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, ModelSpec, QkvLayout};
+use crate::spec::{
+    AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, ModelSpec, MoeSpec, QkvLayout, RouterKind,
+};
 
 /// What a tensor is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -17,7 +19,9 @@ pub(crate) enum Part {
     Output,
     Sinks,
     Router,
-    CorrectionBias,
+    RouterBias,
+    /// A bias of `o_proj` or `down`: added once, after the ranks are joined.
+    Bias,
     Gate,
     Up,
     Down,
@@ -69,6 +73,14 @@ impl Demand {
 }
 
 impl Demand {
+    /// Rows of a matrix, elements of a vector.
+    fn rows(&self) -> usize {
+        match self.shape {
+            Shape::Vector { len } => len,
+            Shape::Matrix { rows, .. } => rows,
+        }
+    }
+
     /// Elements.
     pub(crate) fn num_elements(&self) -> u64 {
         match self.shape {
@@ -87,7 +99,10 @@ pub(crate) struct LayerTable {
     pub(crate) input_norm: Demand,
     /// One fused matrix, or query, key and value.
     pub(crate) qkv: Vec<Demand>,
+    /// As many as `qkv`, or none.
+    pub(crate) qkv_bias: Vec<Demand>,
     pub(crate) output: Demand,
+    pub(crate) output_bias: Option<Demand>,
     pub(crate) sinks: Option<Demand>,
     pub(crate) post_norm: Demand,
     pub(crate) mlp: MlpTable,
@@ -97,7 +112,13 @@ pub(crate) struct LayerTable {
 #[derive(Clone, Debug)]
 pub(crate) enum MlpTable {
     Dense(SwiGlu),
-    Moe { router: Demand, correction_bias: Demand, experts: Vec<SwiGlu> },
+    Moe {
+        router: Demand,
+        router_bias: Demand,
+        experts: Vec<SwiGlu>,
+        /// As many as `experts`, or none.
+        expert_biases: Vec<SwiGlu>,
+    },
 }
 
 /// Tensors of a target.
@@ -140,6 +161,43 @@ fn swiglu(prefix: &str, place: Place, hidden: usize, inter: usize) -> SwiGlu {
     ]
 }
 
+/// Biases of a SwiGLU's matrices.
+fn swiglu_bias(prefix: &str, place: Place, hidden: usize, inter: usize) -> SwiGlu {
+    [
+        Demand::vector(format!("{prefix}gate_proj.bias"), place, Part::Gate, inter),
+        Demand::vector(format!("{prefix}up_proj.bias"), place, Part::Up, inter),
+        Demand::vector(format!("{prefix}down_proj.bias"), place, Part::Bias, hidden),
+    ]
+}
+
+fn moe(index: usize, prefix: &str, hidden: usize, spec: &MoeSpec) -> MlpTable {
+    let place = Place::Layer(index);
+    let of_experts = |make: fn(&str, Place, usize, usize) -> SwiGlu, count: usize| {
+        (0..count)
+            .map(|expert| {
+                let place = Place::Expert { layer: index, expert };
+                make(&format!("{prefix}experts.{expert}."), place, hidden, spec.inter)
+            })
+            .collect()
+    };
+    let bias = match spec.router {
+        RouterKind::Sigmoid { .. } => "e_score_correction_bias",
+        RouterKind::Softmax => "bias",
+    };
+    let router = format!("{prefix}gate");
+    MlpTable::Moe {
+        router_bias: Demand::vector(
+            format!("{router}.{bias}"),
+            place,
+            Part::RouterBias,
+            spec.experts,
+        ),
+        router: Demand::matrix(router, place, Part::Router, spec.experts, hidden),
+        experts: of_experts(swiglu, spec.experts),
+        expert_biases: of_experts(swiglu_bias, if spec.bias { spec.experts } else { 0 }),
+    }
+}
+
 fn qkv(prefix: &str, place: Place, hidden: usize, a: &AttentionSpec) -> Vec<Demand> {
     let rows = |heads: usize, dim: usize| heads * dim;
     match a.layout {
@@ -176,9 +234,20 @@ fn layer(index: usize, hidden: usize, spec: &LayerSpec) -> LayerTable {
     let norm =
         |name: &str| Demand::vector(format!("{prefix}{name}.weight"), place, Part::Norm, hidden);
     let a = &spec.attention;
+    let projections = qkv(&attn, place, hidden, a);
+    // A bias has the rows of its matrix and is split like them.
+    let of = |matrix: &Demand| Demand {
+        name: format!("{}.bias", matrix.name),
+        shape: Shape::Vector { len: matrix.rows() },
+        ..matrix.clone()
+    };
     LayerTable {
+        qkv_bias: if a.bias { projections.iter().map(of).collect() } else { Vec::new() },
+        output_bias: a
+            .bias
+            .then(|| Demand::vector(format!("{attn}o_proj.bias"), place, Part::Bias, hidden)),
         input_norm: norm("input_layernorm"),
-        qkv: qkv(&attn, place, hidden, a),
+        qkv: projections,
         output: Demand::matrix(
             format!("{attn}o_proj"),
             place,
@@ -194,31 +263,7 @@ fn layer(index: usize, hidden: usize, spec: &LayerSpec) -> LayerTable {
             MlpSpec::Dense { inter } => {
                 MlpTable::Dense(swiglu(&format!("{prefix}mlp."), place, hidden, *inter))
             }
-            MlpSpec::Moe(moe) => MlpTable::Moe {
-                router: Demand::matrix(
-                    format!("{prefix}mlp.gate"),
-                    place,
-                    Part::Router,
-                    moe.experts,
-                    hidden,
-                ),
-                correction_bias: Demand::vector(
-                    format!("{prefix}mlp.gate.e_score_correction_bias"),
-                    place,
-                    Part::CorrectionBias,
-                    moe.experts,
-                ),
-                experts: (0..moe.experts)
-                    .map(|expert| {
-                        swiglu(
-                            &format!("{prefix}mlp.experts.{expert}."),
-                            Place::Expert { layer: index, expert },
-                            hidden,
-                            moe.inter,
-                        )
-                    })
-                    .collect(),
-            },
+            MlpSpec::Moe(spec) => moe(index, &format!("{prefix}mlp."), hidden, spec),
         },
     }
 }
@@ -256,14 +301,18 @@ impl LayerTable {
     fn iter(&self) -> impl Iterator<Item = &Demand> {
         let (dense, moe): (&[Demand], _) = match &self.mlp {
             MlpTable::Dense(swiglu) => (swiglu, None),
-            MlpTable::Moe { router, correction_bias, experts } => {
-                (&[], Some([router, correction_bias].into_iter().chain(experts.iter().flatten())))
+            MlpTable::Moe { router, router_bias, experts, expert_biases } => {
+                let experts = experts.iter().chain(expert_biases).flatten();
+                (&[], Some([router, router_bias].into_iter().chain(experts)))
             }
         };
         std::iter::once(&self.input_norm)
             .chain(&self.qkv)
+            .chain(&self.qkv_bias)
             .chain(&self.sinks)
-            .chain([&self.output, &self.post_norm])
+            .chain([&self.output])
+            .chain(&self.output_bias)
+            .chain([&self.post_norm])
             .chain(dense)
             .chain(moe.into_iter().flatten())
     }

@@ -5,9 +5,9 @@ use std::sync::Arc;
 use kilotok::Model;
 use kilotok::backend::cpu::{CpuExecutor, Simd};
 use kilotok::backend::{DraftBlock, Executor, Row};
-use kilotok::testing::Rng;
+use kilotok::testing::{Formats, Rng};
 
-use super::models::{LIMITS, executor, formats, model};
+use super::models::{LIMITS, biased, executor, formats, model};
 
 /// What a sequence's rows came out as: logits and taps by position, then a draft's logits.
 #[derive(Debug, Default, PartialEq)]
@@ -107,12 +107,24 @@ fn alone(model: &Arc<Model>, simd: Simd, s: &Sequence, slot: u32) -> Outcome {
     outcome
 }
 
+/// A maker of models from seed, formats and windows.
+type Make = fn(u64, Formats, (usize, usize)) -> Arc<Model>;
+
 #[test]
 fn law_1_bits_do_not_depend_on_batch_chunks_or_threads() {
+    check_law_1(model);
+}
+
+#[test]
+fn law_1_holds_with_everything_optional_switched_on() {
+    check_law_1(biased);
+}
+
+fn check_law_1(make: Make) {
     let mut rng = Rng(4242);
     for (number, formats) in formats().into_iter().enumerate() {
         let windows = (1 + rng.below(12), 2 + rng.below(20));
-        let model = model(100 + number as u64, formats, windows);
+        let model = make(100 + number as u64, formats, windows);
         for simd in Simd::available() {
             for round in 0..6 {
                 let mut batch = sequences(1 + round % 4, &mut rng);

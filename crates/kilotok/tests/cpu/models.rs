@@ -6,7 +6,8 @@ use kilotok::backend::cpu::{CpuConfig, CpuExecutor, Simd};
 use kilotok::backend::{Executor, Limits};
 use kilotok::testing::{Formats, Rng, Stored, random_model};
 use kilotok::{
-    AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, Model, ModelSpec, MoeSpec, QkvLayout, RopeSpec,
+    Activation, AttentionSpec, DrafterSpec, LayerSpec, MlpSpec, Model, ModelSpec, MoeSpec,
+    QkvLayout, RopeSpec, RouterKind, YarnSpec,
 };
 
 pub(crate) const LIMITS: Limits =
@@ -17,13 +18,51 @@ pub(crate) const LIMITS: Limits =
 /// `windows` are those of the sliding layers and of the drafter.
 pub(crate) fn model(seed: u64, formats: Formats, windows: (usize, usize)) -> Arc<Model> {
     let mut rng = Rng(seed);
+    let spec = spec(&mut rng, formats, windows);
+    random_model(spec, formats, rng.bits())
+}
+
+/// As [`model`] with everything optional switched on: biases, sinks in every layer, YaRN in target
+/// and drafter, a softmax router, clamped activations, gate and up rows that alternate.
+pub(crate) fn biased(seed: u64, formats: Formats, windows: (usize, usize)) -> Arc<Model> {
+    let mut rng = Rng(seed);
+    let mut spec = spec(&mut rng, formats, windows);
+    // The original positions are fewer than a sequence has, and the ramp is inside the head.
+    let yarn = Some(YarnSpec {
+        factor: 8.0,
+        original_positions: 20,
+        beta_fast: 2.5,
+        beta_slow: 0.4,
+        truncate: seed % 2 == 0,
+        attention_factor: 1.2,
+    });
+    for layer in &mut spec.layers {
+        let a = &mut layer.attention;
+        a.bias = true;
+        a.sinks = true;
+        a.rope = RopeSpec { dims: 20, theta: 40.0, yarn };
+        if let MlpSpec::Moe(moe) = &mut layer.mlp {
+            moe.bias = true;
+            moe.router = RouterKind::Softmax;
+            // Low enough that both clamps bite.
+            moe.activation = Activation::ClampedSwiGlu { alpha: 1.702, limit: 0.8 };
+        }
+    }
+    if let Some(drafter) = &mut spec.drafter {
+        drafter.rope.yarn = yarn;
+        drafter.rope.theta = 40.0;
+    }
+    random_model(spec, formats, rng.bits())
+}
+
+fn spec(rng: &mut Rng, formats: Formats, windows: (usize, usize)) -> ModelSpec {
     let mxfp4 = |s: Stored| s == Stored::Mxfp4;
     // Widths that fill neither vectors nor chunks, unless the format wants whole blocks of 32.
     let odd = |rng: &mut Rng, blocks: bool| {
         if blocks { 32 * (1 + rng.below(7)) } else { 33 + rng.below(150) }
     };
     let any = [formats.embed, formats.qkv, formats.router, formats.experts, formats.dense];
-    let hidden = odd(&mut rng, any.into_iter().any(mxfp4) || mxfp4(formats.drafter));
+    let hidden = odd(rng, any.into_iter().any(mxfp4) || mxfp4(formats.drafter));
     let kv_heads = 1 + rng.below(3);
     let heads = kv_heads * [1, 3, 4, 11][rng.below(4)];
     // o_proj's columns are heads * v_dim.
@@ -33,19 +72,21 @@ pub(crate) fn model(seed: u64, formats: Formats, windows: (usize, usize)) -> Arc
         kv_heads,
         qk_dim: 20,
         v_dim,
-        rope: RopeSpec { dims: 6, theta: if window.is_some() { 1e4 } else { 1e6 } },
+        rope: RopeSpec::plain(6, if window.is_some() { 1e4 } else { 1e6 }),
         window,
         sinks: window.is_some(),
         value_scale: 0.7,
         layout,
+        bias: false,
     };
-    let dense = MlpSpec::Dense { inter: odd(&mut rng, mxfp4(formats.dense)) };
+    let dense = MlpSpec::Dense { inter: odd(rng, mxfp4(formats.dense)) };
     let moe = MlpSpec::Moe(MoeSpec {
         experts: 5 + rng.below(6),
         top_k: 1 + rng.below(4),
-        inter: odd(&mut rng, mxfp4(formats.experts)),
-        normalize: true,
-        scale: 1.25,
+        inter: odd(rng, mxfp4(formats.experts)),
+        router: RouterKind::Sigmoid { normalize: true, scale: 1.25 },
+        activation: Activation::Silu,
+        bias: false,
     });
     let fused = QkvLayout::Fused { chunks: kv_heads };
     let layers = vec![
@@ -62,15 +103,15 @@ pub(crate) fn model(seed: u64, formats: Formats, windows: (usize, usize)) -> Arc
         heads: 6,
         kv_heads: 2,
         head_dim: if mxfp4(formats.drafter) { 16 } else { 14 },
-        inter: odd(&mut rng, mxfp4(formats.drafter)),
-        rope: RopeSpec { dims: 8, theta: 1e4 },
+        inter: odd(rng, mxfp4(formats.drafter)),
+        rope: RopeSpec::plain(8, 1e4),
         windows: vec![Some(windows.1), None],
         causal: vec![false, true],
         sinks: true,
         value_scale: 0.6,
         norm_eps: 1e-6,
     };
-    let spec = ModelSpec {
+    ModelSpec {
         family: "random".to_owned(),
         hidden,
         vocab: 101,
@@ -80,8 +121,7 @@ pub(crate) fn model(seed: u64, formats: Formats, windows: (usize, usize)) -> Arc
         layers,
         drafter: Some(drafter),
         eos_token_ids: vec![0],
-    };
-    random_model(spec, formats, rng.bits())
+    }
 }
 
 /// The formats every property is checked with.

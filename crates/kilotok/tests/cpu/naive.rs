@@ -1,7 +1,10 @@
 //! The forward pass of mimo_spec 2 and dflash_spec 1, in f64, as plainly as it can be written.
 
 use kilotok::numeric::{bf16, fp8, mxfp4};
-use kilotok::{ExpertWeights, Format, Matrix, MlpSpec, MlpWeights, Model, QkvWeights, RopeSpec};
+use kilotok::{
+    Activation, ExpertWeights, Format, Matrix, MlpSpec, MlpWeights, Model, QkvWeights, RopeSpec,
+    RouterKind,
+};
 
 type Rows = Vec<Vec<f64>>;
 
@@ -9,6 +12,7 @@ type Rows = Vec<Vec<f64>>;
 pub(crate) fn dense(m: &Matrix) -> Rows {
     let data = m.data.as_slice();
     let value = |r: usize, c: usize| -> f64 {
+        let r = r * m.row_step;
         let at = r * m.cols + c;
         f64::from(match &m.format {
             Format::F32 => f32::from_le_bytes(data[4 * at..4 * at + 4].try_into().unwrap()),
@@ -46,8 +50,25 @@ fn norm(x: &[f64], weight: &[f32], eps: f32) -> Vec<f64> {
 fn rope(head: &mut [f64], position: usize, spec: RopeSpec) {
     let half = spec.dims / 2;
     for i in 0..half {
-        let angle = position as f64 * spec.theta.powf(-2.0 * i as f64 / spec.dims as f64);
-        let (a, b) = (head[i], head[i + half]);
+        let mut frequency = spec.theta.powf(-2.0 * i as f64 / spec.dims as f64);
+        let mut length = 1.0;
+        if let Some(yarn) = spec.yarn {
+            // The pair that turns `turns` times within the original positions.
+            let pair = |turns: f64| {
+                let frequency = turns * std::f64::consts::TAU / yarn.original_positions as f64;
+                -frequency.ln() / spec.theta.ln() * half as f64
+            };
+            let (mut from, mut to) = (pair(yarn.beta_fast), pair(yarn.beta_slow));
+            if yarn.truncate {
+                (from, to) = (from.floor(), to.ceil());
+            }
+            (from, to) = (from.max(0.0), to.min(spec.dims as f64 - 1.0));
+            let slow = ((i as f64 - from) / (to - from)).clamp(0.0, 1.0);
+            frequency = slow * frequency / yarn.factor + (1.0 - slow) * frequency;
+            length = yarn.attention_factor;
+        }
+        let angle = position as f64 * frequency;
+        let (a, b) = (head[i] * length, head[i + half] * length);
         head[i] = a * angle.cos() - b * angle.sin();
         head[i + half] = b * angle.cos() + a * angle.sin();
     }
@@ -66,11 +87,29 @@ fn attend(q: &[f64], keys: &[&Vec<f64>], values: &[&Vec<f64>], sink: Option<f32>
         .collect()
 }
 
-fn swiglu(mlp: &ExpertWeights, x: &[f64]) -> Vec<f64> {
-    let x = vec![x.to_vec()];
-    let (gate, up) = (apply(&mlp.gate, &x), apply(&mlp.up, &x));
-    let hidden = gate[0].iter().zip(&up[0]).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
-    apply(&mlp.down, &vec![hidden]).remove(0)
+fn swiglu(mlp: &ExpertWeights, activation: Activation, x: &[f64]) -> Vec<f64> {
+    let apply = |m: &Matrix, bias: Option<&[f32]>, x: &[f64]| -> Vec<f64> {
+        let mut y = apply(m, &vec![x.to_vec()]).remove(0);
+        add_bias(&mut y, bias);
+        y
+    };
+    let bias = mlp.bias.as_ref();
+    let gate = apply(&mlp.gate, bias.map(|b| &*b.gate), x);
+    let up = apply(&mlp.up, bias.map(|b| &*b.up), x);
+    let join = |(g, u): (&f64, &f64)| match activation {
+        Activation::Silu => g / (1.0 + (-g).exp()) * u,
+        Activation::ClampedSwiGlu { alpha, limit } => {
+            let (alpha, limit) = (f64::from(alpha), f64::from(limit));
+            let (g, u) = (g.min(limit), u.clamp(-limit, limit));
+            g / (1.0 + (-alpha * g).exp()) * (u + 1.0)
+        }
+    };
+    let hidden: Vec<f64> = gate.iter().zip(&up).map(join).collect();
+    apply(&mlp.down, bias.map(|b| &*b.down), &hidden)
+}
+
+fn add_bias(x: &mut [f64], bias: Option<&[f32]>) {
+    x.iter_mut().zip(bias.into_iter().flatten()).for_each(|(x, b)| *x += f64::from(*b));
 }
 
 fn add(x: &mut [f64], y: &[f64]) {
@@ -93,7 +132,7 @@ pub(crate) fn forward(model: &Model, tokens: &[u32]) -> Forward {
     for (i, (layer, s)) in model.layers.iter().zip(&spec.layers).enumerate() {
         let a = &s.attention;
         let normed: Rows = x.iter().map(|x| norm(x, &layer.input_norm, spec.norm_eps)).collect();
-        let qkv = match &layer.attention.qkv {
+        let mut qkv = match &layer.attention.qkv {
             QkvWeights::Fused(m) => apply(m, &normed),
             QkvWeights::Split(m) => {
                 let mut rows = apply(&m[0], &normed);
@@ -103,6 +142,9 @@ pub(crate) fn forward(model: &Model, tokens: &[u32]) -> Forward {
                 rows
             }
         };
+        for row in &mut qkv {
+            add_bias(row, layer.attention.qkv_bias.as_deref());
+        }
         let map = a.head_map();
         let head = |row: usize, at: usize, dim: usize| qkv[row][at..at + dim].to_vec();
         let rotated = |row: usize, at: usize| {
@@ -130,25 +172,37 @@ pub(crate) fn forward(model: &Model, tokens: &[u32]) -> Forward {
         }
         x.iter_mut().zip(apply(&layer.attention.o_proj, &out)).for_each(|(x, y)| add(x, &y));
         for x in &mut x {
+            add_bias(x, layer.attention.o_bias.as_deref());
             let m = norm(x, &layer.post_norm, spec.norm_eps);
             let y = match (&layer.mlp, &s.mlp) {
-                (MlpWeights::Dense(mlp), _) => swiglu(mlp, &m),
-                (MlpWeights::Moe { router, correction_bias, experts }, MlpSpec::Moe(moe)) => {
-                    let scores: Vec<f64> = apply(router, &vec![m.clone()])[0]
-                        .iter()
-                        .map(|z| 1.0 / (1.0 + (-z).exp()))
-                        .collect();
+                (MlpWeights::Dense(mlp), _) => swiglu(mlp, Activation::Silu, &m),
+                (MlpWeights::Moe { router, router_bias, experts }, MlpSpec::Moe(moe)) => {
+                    let logits = apply(router, &vec![m.clone()]).remove(0);
+                    let scores: Vec<f64> = match moe.router {
+                        RouterKind::Sigmoid { .. } => {
+                            logits.iter().map(|z| 1.0 / (1.0 + (-z).exp())).collect()
+                        }
+                        RouterKind::Softmax => logits.clone(),
+                    };
                     let mut order: Vec<usize> = (0..moe.experts).collect();
-                    let key = |e: usize| scores[e] + f64::from(correction_bias[e]);
+                    let key = |e: usize| scores[e] + f64::from(router_bias[e]);
                     order.sort_by(|a, b| key(*b).total_cmp(&key(*a)));
                     order.truncate(moe.top_k);
-                    let sum: f64 = order.iter().map(|e| scores[*e]).sum();
-                    let divisor = if moe.normalize { sum + 1e-20 } else { 1.0 };
+                    let weight = |e: usize| match moe.router {
+                        RouterKind::Sigmoid { normalize, scale } => {
+                            let sum: f64 = order.iter().map(|e| scores[*e]).sum();
+                            let divisor = if normalize { sum + 1e-20 } else { 1.0 };
+                            scores[e] / divisor * f64::from(scale)
+                        }
+                        RouterKind::Softmax => {
+                            key(e).exp() / order.iter().map(|e| key(*e).exp()).sum::<f64>()
+                        }
+                    };
                     let mut y = vec![0.0; m.len()];
-                    for e in order {
-                        let weight = scores[e] / divisor * f64::from(moe.scale);
-                        let out: Vec<f64> =
-                            swiglu(&experts[e], &m).iter().map(|v| v * weight).collect();
+                    for e in order.iter().copied() {
+                        let weight = weight(e);
+                        let out = swiglu(&experts[e], moe.activation, &m);
+                        let out: Vec<f64> = out.iter().map(|v| v * weight).collect();
                         add(&mut y, &out);
                     }
                     y
@@ -225,7 +279,7 @@ pub(crate) fn draft(model: &Model, taps: &Rows, anchor: u32, drafts: usize) -> R
         }
         x.iter_mut().zip(apply(&layer.o_proj, &out)).for_each(|(x, y)| add(x, &y));
         for x in &mut x {
-            let y = swiglu(&layer.mlp, &norm(x, &layer.post_norm, spec.norm_eps));
+            let y = swiglu(&layer.mlp, Activation::Silu, &norm(x, &layer.post_norm, spec.norm_eps));
             add(x, &y);
         }
     }

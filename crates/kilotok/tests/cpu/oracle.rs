@@ -4,7 +4,7 @@ use kilotok::backend::cpu::Simd;
 use kilotok::backend::{DraftBlock, Executor, Row};
 use kilotok::testing::Rng;
 
-use super::models::{executor, formats, model};
+use super::models::{biased, executor, formats, model};
 use super::naive;
 
 /// Largest difference relative to the largest expected magnitude.
@@ -20,8 +20,13 @@ fn logits_taps_and_drafts_agree_with_f64() {
     const TOLERANCE: f64 = 3e-5;
     for (number, formats) in formats().into_iter().enumerate() {
         // Windows shorter and longer than the sequence.
-        for windows in [(5, 4), (200, 200)] {
-            let model = model(number as u64, formats, windows);
+        for (make, windows) in [
+            (model as fn(_, _, _) -> _, (5, 4)),
+            (model, (200, 200)),
+            (biased, (5, 4)),
+            (biased, (200, 200)),
+        ] {
+            let model = make(number as u64, formats, windows);
             let mut rng = Rng(99);
             let tokens: Vec<u32> = (0..37).map(|_| rng.below(101) as u32).collect();
             let expected = naive::forward(&model, &tokens);

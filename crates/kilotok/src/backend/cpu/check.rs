@@ -5,7 +5,7 @@ use super::super::Limits;
 use super::linear::{data_bytes, scale_len};
 use crate::error::{Error, Result};
 use crate::matrix::{Format, Matrix};
-use crate::model::{ExpertWeights, MlpWeights, Model, QkvWeights};
+use crate::model::{ExpertBias, ExpertWeights, MlpWeights, Model, QkvWeights, Vector};
 use crate::numeric::mxfp4;
 use crate::spec::MlpSpec;
 
@@ -22,6 +22,10 @@ fn matrix(name: &str, m: &Matrix, rows: usize, cols: usize) -> Result<()> {
         Format::Fp8 { rows_per_chunk: 0, .. } => {
             return fail("rows_per_chunk is 0, expected at least 1".to_owned());
         }
+        Format::Fp8 { .. } if m.row_step != 1 => {
+            return fail(format!("row_step is {}, expected 1 for FP8", m.row_step));
+        }
+        _ if m.row_step == 0 => return fail("row_step is 0, expected at least 1".to_owned()),
         _ => {}
     }
     if data_bytes(m) != Some(m.data.len()) {
@@ -47,10 +51,31 @@ fn vector(name: &str, v: &[f32], len: usize) -> Result<()> {
     }
 }
 
-fn swiglu(name: &str, mlp: &ExpertWeights, hidden: usize, inter: usize) -> Result<()> {
+/// Checks a vector that is there where the spec says so.
+fn optional(name: &str, v: Option<&[f32]>, len: usize, expected: bool) -> Result<()> {
+    match (v, expected) {
+        (Some(v), true) => vector(name, v, len),
+        (None, false) => Ok(()),
+        (found, _) => Err(Error::model_format(
+            name,
+            format!("present is {}, but the spec says {expected}", found.is_some()),
+        )),
+    }
+}
+
+fn swiglu(
+    name: &str,
+    mlp: &ExpertWeights,
+    (hidden, inter): (usize, usize),
+    bias: bool,
+) -> Result<()> {
     matrix(&format!("{name}.gate"), &mlp.gate, inter, hidden)?;
     matrix(&format!("{name}.up"), &mlp.up, inter, hidden)?;
-    matrix(&format!("{name}.down"), &mlp.down, hidden, inter)
+    matrix(&format!("{name}.down"), &mlp.down, hidden, inter)?;
+    let of = |part: fn(&ExpertBias) -> &Vector| mlp.bias.as_ref().map(|b| &**part(b));
+    optional(&format!("{name}.gate.bias"), of(|b| &b.gate), inter, bias)?;
+    optional(&format!("{name}.up.bias"), of(|b| &b.up), inter, bias)?;
+    optional(&format!("{name}.down.bias"), of(|b| &b.down), hidden, bias)
 }
 
 /// Checks every tensor of `model` against its spec.
@@ -88,25 +113,23 @@ pub(super) fn model(model: &Model) -> Result<()> {
             }
         }
         matrix(&name("o_proj"), &layer.attention.o_proj, hidden, a.heads * a.v_dim)?;
-        match (&layer.attention.sinks, a.sinks) {
-            (Some(sinks), true) => vector(&name("sinks"), sinks, a.heads)?,
-            (None, false) => {}
-            (found, _) => {
-                return spec_error(name(&format!("sinks: present is {}", found.is_some())));
-            }
-        }
+        let w = &layer.attention;
+        optional(&name("qkv.bias"), w.qkv_bias.as_deref(), a.head_map().width, a.bias)?;
+        optional(&name("o_proj.bias"), w.o_bias.as_deref(), hidden, a.bias)?;
+        optional(&name("sinks"), w.sinks.as_deref(), a.heads, a.sinks)?;
         match (&layer.mlp, &s.mlp) {
             (MlpWeights::Dense(mlp), MlpSpec::Dense { inter }) => {
-                swiglu(&name("mlp"), mlp, hidden, *inter)?;
+                swiglu(&name("mlp"), mlp, (hidden, *inter), false)?;
             }
-            (MlpWeights::Moe { router, correction_bias, experts }, MlpSpec::Moe(moe)) => {
+            (MlpWeights::Moe { router, router_bias, experts }, MlpSpec::Moe(moe)) => {
                 if moe.top_k == 0 || moe.top_k > moe.experts || experts.len() != moe.experts {
                     return spec_error(name("mlp: top_k and experts do not fit the weights"));
                 }
                 matrix(&name("router"), router, moe.experts, hidden)?;
-                vector(&name("correction_bias"), correction_bias, moe.experts)?;
+                vector(&name("router_bias"), router_bias, moe.experts)?;
                 for (e, expert) in experts.iter().enumerate() {
-                    swiglu(&name(&format!("experts.{e}")), expert, hidden, moe.inter)?;
+                    let name = name(&format!("experts.{e}"));
+                    swiglu(&name, expert, (hidden, moe.inter), moe.bias)?;
                 }
             }
             _ => return spec_error(name("mlp: weights and spec disagree on dense or routed")),
@@ -150,7 +173,7 @@ fn drafter(model: &Model) -> Result<()> {
         matrix(&name("k_proj"), &layer.k_proj, kv, hidden)?;
         matrix(&name("v_proj"), &layer.v_proj, kv, hidden)?;
         matrix(&name("o_proj"), &layer.o_proj, hidden, q)?;
-        swiglu(&name("mlp"), &layer.mlp, hidden, s.inter)?;
+        swiglu(&name("mlp"), &layer.mlp, (hidden, s.inter), false)?;
         match (&layer.sinks, s.sinks) {
             (Some(sinks), true) => vector(&name("sinks"), sinks, s.heads)?,
             (None, false) => {}

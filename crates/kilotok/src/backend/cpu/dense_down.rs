@@ -14,5 +14,5 @@ pub(super) fn run(
     rows: &[u32],
     residual: &mut [f32],
 ) {
-    o_proj::run(compute, down, packed, hidden, rows, residual);
+    o_proj::run(compute, (down, None), packed, hidden, rows, residual);
 }

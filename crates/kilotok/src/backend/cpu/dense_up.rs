@@ -5,6 +5,7 @@ use super::linear::{Orders, Output, Packed};
 use super::swiglu::{self, TASK_OUTPUTS, UpScratch};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
+use crate::spec::Activation;
 
 /// `normed` is `[rows, hidden]`, `hidden` `[rows, inter]`; `rows` is `0, 1, 2, ...`.
 pub(super) fn run(
@@ -18,8 +19,16 @@ pub(super) fn run(
     let (inter, cols) = (mlp.gate.rows, mlp.gate.cols);
     packed.pack(normed, rows, cols, Orders::of([&mlp.gate, &mlp.up]));
     let (out, up) = (Output::new(hidden), up.parts());
-    let job =
-        swiglu::Job { mlp, x: packed, from: 0..rows.len(), out, to: rows, up, identity: rows };
+    let job = swiglu::Job {
+        mlp,
+        activation: Activation::Silu,
+        x: packed,
+        from: 0..rows.len(),
+        out,
+        to: rows,
+        up,
+        identity: rows,
+    };
     let work = 2 * rows.len() * inter * cols;
     compute.tasks(inter.div_ceil(TASK_OUTPUTS), work, |task, thread| {
         let start = task * TASK_OUTPUTS;

@@ -7,6 +7,7 @@ use crate::numeric::{bf16, fp8, mxfp4};
 pub(super) fn decode_row(matrix: &Matrix, row: usize, out: &mut [f32]) {
     let cols = matrix.cols;
     let data = matrix.data.as_slice();
+    let row = row * matrix.row_step;
     match &matrix.format {
         Format::F32 => {
             for (value, bytes) in out.iter_mut().zip(data[row * cols * 4..].chunks_exact(4)) {

@@ -224,7 +224,7 @@ impl CpuExecutor {
             OpKind::MlpNorm => norm(&weights.post_norm, &s.residual, &mut s.normed),
             OpKind::FinalNorm => norm(&model.norm, &s.residual, &mut s.normed),
             OpKind::Qkv => {
-                let qkv = &weights.attention.qkv;
+                let qkv = (&weights.attention.qkv, weights.attention.qkv_bias.as_deref());
                 let packed = &mut s.packed;
                 qkv::run(compute, qkv, packed, &s.normed, identity, &mut s.qkv, map.width);
             }
@@ -263,7 +263,7 @@ impl CpuExecutor {
                 attention::run(compute, &mut s.attend, count, &heads, cache, query, out);
             }
             OpKind::OProj => {
-                let o_proj = &weights.attention.o_proj;
+                let o_proj = (&weights.attention.o_proj, weights.attention.o_bias.as_deref());
                 let packed = &mut s.packed;
                 o_proj::run(compute, o_proj, packed, &s.attention, identity, &mut s.residual);
             }
@@ -281,7 +281,7 @@ impl CpuExecutor {
                 }
             }
             OpKind::Router | OpKind::MoeUp | OpKind::MoeDown => {
-                let (MlpWeights::Moe { router, correction_bias, experts }, MlpSpec::Moe(moe)) =
+                let (MlpWeights::Moe { router, router_bias, experts }, MlpSpec::Moe(moe)) =
                     (&weights.mlp, &layer.mlp)
                 else {
                     return;
@@ -289,11 +289,12 @@ impl CpuExecutor {
                 let (packed, routes) = (&mut s.packed, &mut s.routes);
                 match op.kind {
                     OpKind::Router => {
-                        let router = (router, &**correction_bias);
+                        let router = (router, &**router_bias);
                         router::run(compute, router, moe, packed, &s.normed, identity, routes);
                     }
                     OpKind::MoeUp => {
                         let (packed, out) = ((packed, &mut s.up), &mut s.activations);
+                        let experts = (experts.as_slice(), moe.activation);
                         let routes = (&*routes, moe.top_k);
                         moe_up::run(compute, experts, routes, packed, &s.normed, identity, out);
                     }
@@ -379,7 +380,7 @@ impl CpuExecutor {
                 let packed = &mut s.packed;
                 o_proj::run(
                     compute,
-                    &layer.o_proj,
+                    (&layer.o_proj, None),
                     packed,
                     &s.attention,
                     identity,

@@ -1,7 +1,7 @@
 //! Op `moe_down`: residual += weighted sum of the selected experts' outputs.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
-use super::linear::{LinearJob, Orders, Output, Packed, Shared, Store, source, weights};
+use super::linear::{LinearJob, Orders, Output, Packed, Shared, Store, add_bias, source, weights};
 use super::router::Routes;
 use super::workers::Compute;
 use crate::model::ExpertWeights;
@@ -39,18 +39,27 @@ pub(super) fn run(
         let expert = routes.active[task / tiles];
         let from = routes.of(expert);
         let to = &sorted[from.clone()];
-        let down = &experts[expert as usize].down;
+        let ExpertWeights { down, bias, .. } = &experts[expert as usize];
         let start = task % tiles * TASK_OUTPUTS;
+        let outputs = start..(start + TASK_OUTPUTS).min(width);
         let job = LinearJob {
             weights: weights(down),
             source: source(down, packed, from),
             target: out.target(width, (0, width), 0, to),
-            outputs: start..(start + TASK_OUTPUTS).min(width),
+            outputs: outputs.clone(),
             store: Store::Set,
         };
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above,
         // the borrows outlive the call, and tasks have disjoint outputs.
-        unsafe { (compute.kernels.linear)(&job) };
+        unsafe {
+            (compute.kernels.linear)(&job);
+            if let Some(bias) = bias {
+                for pair in to {
+                    let to = out.slice(*pair as usize * width + start, outputs.len());
+                    add_bias(to, &bias.down[outputs.clone()]);
+                }
+            }
+        }
     });
     let outputs = &*outputs;
     let residual = Shared(residual[..rows * width].as_mut_ptr());

@@ -1,4 +1,4 @@
-//! Op `moe_up`: SwiGLU activations of every selected expert; an expert's weights are read once
+//! Op `moe_up`: activations of every selected expert; an expert's weights are read once
 //! for all its rows.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
@@ -7,12 +7,13 @@ use super::router::Routes;
 use super::swiglu::{self, TASK_OUTPUTS, UpScratch};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
+use crate::spec::Activation;
 
 /// `normed` is `[rows, hidden]`, `hidden` `[rows, top_k, inter]`; `identity` is `0, 1, 2, ...`,
 /// one for every row.
 pub(super) fn run(
     compute: &Compute,
-    experts: &[ExpertWeights],
+    (experts, activation): (&[ExpertWeights], Activation),
     (routes, top_k): (&Routes, usize),
     (packed, up): (&mut Packed, &mut UpScratch),
     normed: &[f32],
@@ -32,7 +33,7 @@ pub(super) fn run(
         let from = routes.of(expert);
         let (mlp, to) = (&experts[expert as usize], &to[from.clone()]);
         let start = task % tiles * TASK_OUTPUTS;
-        let job = swiglu::Job { mlp, x, from, out, to, up, identity };
+        let job = swiglu::Job { mlp, activation, x, from, out, to, up, identity };
         // SAFETY: tasks have disjoint outputs, threads parts of their own.
         unsafe {
             swiglu::task(compute, &job, start..(start + TASK_OUTPUTS).min(inter), thread);

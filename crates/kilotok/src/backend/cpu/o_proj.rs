@@ -1,13 +1,13 @@
 //! Op `o_proj` and its drafter twin: residual += `W_o` attention.
 
-use super::linear::{Orders, Packed, Store, apply};
+use super::linear::{Orders, Packed, Store, add_bias_rows, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
 
-/// Adds `matrix x` to the residual; `x` is `[rows, matrix.cols]`, `residual` `[rows, hidden]`.
+/// Adds `matrix x + bias` to the residual; `x` is `[rows, matrix.cols]`, `residual` `[rows, hidden]`.
 pub(super) fn run(
     compute: &Compute,
-    matrix: &Matrix,
+    (matrix, bias): (&Matrix, Option<&[f32]>),
     packed: &mut Packed,
     x: &[f32],
     rows: &[u32],
@@ -15,4 +15,5 @@ pub(super) fn run(
 ) {
     packed.pack(x, rows, matrix.cols, Orders::of([matrix]));
     apply(compute, matrix, packed, (residual, matrix.rows, 0), rows, Store::Add);
+    add_bias_rows(residual, rows.len(), bias);
 }

@@ -1,13 +1,13 @@
 //! Op `qkv`: queries, keys and values of every row, in the stored order of the projection.
 
-use super::linear::{Orders, Packed, Store, apply};
+use super::linear::{Orders, Packed, Store, add_bias_rows, apply};
 use super::workers::Compute;
 use crate::model::QkvWeights;
 
-/// `qkv = W normed`, `[rows, width]` with the layout of `AttentionSpec::head_map`.
+/// `qkv = W normed + bias`, `[rows, width]` with the layout of `AttentionSpec::head_map`.
 pub(super) fn run(
     compute: &Compute,
-    weights: &QkvWeights,
+    (weights, bias): (&QkvWeights, Option<&[f32]>),
     packed: &mut Packed,
     normed: &[f32],
     rows: &[u32],
@@ -25,4 +25,5 @@ pub(super) fn run(
         apply(compute, matrix, packed, (qkv, width, col), rows, Store::Set);
         col += matrix.rows;
     }
+    add_bias_rows(qkv, rows.len(), bias);
 }

@@ -6,6 +6,8 @@ use crate::spec::RopeSpec;
 #[derive(Debug)]
 pub(super) struct RopeTable {
     frequencies: Vec<f64>,
+    /// Factor on both.
+    magnitude: f64,
     /// `[rows, dims / 2]` pairs of cosine and sine.
     rotations: Vec<(f32, f32)>,
 }
@@ -13,11 +15,10 @@ pub(super) struct RopeTable {
 impl RopeTable {
     /// Room for `rows` rows.
     pub(super) fn new(spec: RopeSpec, rows: usize) -> Self {
-        let half = spec.dims / 2;
-        let frequency = |i: usize| spec.theta.powf(-2.0 * i as f64 / spec.dims as f64);
         Self {
-            frequencies: (0..half).map(frequency).collect(),
-            rotations: vec![(1.0, 0.0); rows * half],
+            frequencies: spec.frequencies(),
+            magnitude: spec.magnitude(),
+            rotations: vec![(1.0, 0.0); rows * (spec.dims / 2)],
         }
     }
 
@@ -30,7 +31,7 @@ impl RopeTable {
         for (position, row) in positions.zip(self.rotations.chunks_exact_mut(half)) {
             for (rotation, frequency) in row.iter_mut().zip(&self.frequencies) {
                 let (sin, cos) = (f64::from(position) * frequency).sin_cos();
-                *rotation = (cos as f32, sin as f32);
+                *rotation = ((cos * self.magnitude) as f32, (sin * self.magnitude) as f32);
             }
         }
     }

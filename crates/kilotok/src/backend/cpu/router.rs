@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::linear::{Orders, Packed, Store, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
-use crate::spec::MoeSpec;
+use crate::spec::{MoeSpec, RouterKind};
 
 /// Selected experts, and the same grouped by expert.
 #[derive(Debug)]
@@ -83,7 +83,7 @@ impl Routes {
     }
 }
 
-/// Scores are sigmoids; score + bias selects (ties to the lower expert), the score alone weighs.
+/// Selects and weighs by `spec.router`; ties go to the lower expert.
 pub(super) fn run(
     compute: &Compute,
     (router, bias): (&Matrix, &[f32]),
@@ -97,24 +97,51 @@ pub(super) fn run(
     packed.pack(normed, rows, router.cols, Orders::of([router]));
     let scores = &mut routes.scores[..rows.len() * experts];
     apply(compute, router, packed, (scores, experts, 0), rows, Store::Set);
-    // SAFETY: `kernels` were handed out after feature detection.
-    unsafe { (compute.kernels.sigmoid)(scores) };
+    if let RouterKind::Sigmoid { .. } = spec.router {
+        // SAFETY: `kernels` were handed out after feature detection.
+        unsafe { (compute.kernels.sigmoid)(scores) };
+    }
     for row in 0..rows.len() {
         let scores = &routes.scores[row * experts..][..experts];
         let selected = &mut routes.experts[row * top_k..][..top_k];
         let weights = &mut routes.weights[row * top_k..][..top_k];
         select(scores, bias, selected);
-        let mut sum = 0.0;
         for (weight, expert) in weights.iter_mut().zip(&*selected) {
             *weight = scores[*expert as usize];
-            sum += *weight;
         }
-        let divisor = if spec.normalize { sum + 1e-20 } else { 1.0 };
-        for weight in weights {
-            *weight = *weight / divisor * spec.scale;
+        match spec.router {
+            RouterKind::Sigmoid { normalize, scale } => {
+                let divisor = if normalize { sum(weights) + 1e-20 } else { 1.0 };
+                for weight in weights {
+                    *weight = *weight / divisor * scale;
+                }
+            }
+            RouterKind::Softmax => {
+                for (weight, expert) in weights.iter_mut().zip(&*selected) {
+                    *weight += bias[*expert as usize];
+                }
+                softmax(weights);
+            }
         }
     }
     routes.group(rows.len() * top_k, experts, top_k);
+}
+
+/// The sum in order.
+fn sum(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |sum, value| sum + value)
+}
+
+/// Softmax in place; the first value is the largest.
+fn softmax(values: &mut [f32]) {
+    let largest = values.first().copied().unwrap_or(0.0);
+    for value in &mut *values {
+        *value = (*value - largest).exp();
+    }
+    let sum = sum(values);
+    for value in values {
+        *value /= sum;
+    }
 }
 
 /// The `selected.len()` experts with the largest biased scores, best first.

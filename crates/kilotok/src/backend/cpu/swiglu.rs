@@ -3,9 +3,10 @@
 
 use std::ops::Range;
 
-use super::linear::{LinearJob, Output, Packed, Store, source, weights};
+use super::linear::{LinearJob, Output, Packed, Store, add_bias, source, weights};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
+use crate::spec::Activation;
 
 /// Outputs of one task at most.
 pub(super) const TASK_OUTPUTS: usize = 64;
@@ -35,10 +36,11 @@ impl UpScratch {
     }
 }
 
-/// `out[to[i]] = silu(gate x[from + i]) * (up x[from + i])`, `out` being `[_, inter]`.
+/// `out[to[i]] = activation(gate x[from + i], up x[from + i])`, `out` being `[_, inter]`.
 #[derive(Clone)]
 pub(super) struct Job<'a> {
     pub(super) mlp: &'a ExpertWeights,
+    pub(super) activation: Activation,
     pub(super) x: &'a Packed,
     pub(super) from: Range<usize>,
     pub(super) out: Output,
@@ -54,7 +56,7 @@ pub(super) struct Job<'a> {
 /// # Safety
 /// No other thread works on the same outputs or on this thread's part of `job.up` meanwhile.
 pub(super) unsafe fn task(compute: &Compute, job: &Job, outputs: Range<usize>, thread: usize) {
-    let Job { mlp, x, out, to, up: (up, part), identity, .. } = *job;
+    let Job { mlp, activation, x, out, to, up: (up, part), identity, .. } = *job;
     let from = &job.from;
     let (inter, rows, len) = (mlp.gate.rows, from.len(), outputs.len());
     assert!(len <= TASK_OUTPUTS && rows * TASK_OUTPUTS <= part && rows == to.len());
@@ -80,7 +82,17 @@ pub(super) unsafe fn task(compute: &Compute, job: &Job, outputs: Range<usize>, t
         (compute.kernels.linear)(&up_job);
         for (i, row) in to.iter().enumerate() {
             let gate = out.slice(*row as usize * inter + outputs.start, len);
-            (compute.kernels.silu_mul)(gate, up.slice(i * TASK_OUTPUTS, len));
+            let up = up.slice(i * TASK_OUTPUTS, len);
+            if let Some(bias) = &mlp.bias {
+                add_bias(gate, &bias.gate[outputs.clone()]);
+                add_bias(up, &bias.up[outputs.clone()]);
+            }
+            match activation {
+                Activation::Silu => (compute.kernels.silu_mul)(gate, up),
+                Activation::ClampedSwiGlu { alpha, limit } => {
+                    (compute.kernels.clamped_swiglu)(gate, up, alpha, limit);
+                }
+            }
         }
     }
 }

@@ -15,8 +15,9 @@ pub struct Preset {
     pub drafter: Option<&'static str>,
 }
 
-/// Every preset, by the values of mimo_spec section 1.
-pub const ALL: [Preset; 4] = [
+/// Every preset, by the values of mimo_spec section 1 and mxfp4_kernels sections 1, 2 and 7. The
+/// drafters of gpt-oss are described by dflash_spec 3.3; their epsilon and base are assumed.
+pub const ALL: [Preset; 6] = [
     Preset { name: "mimo-v2.5-pro", config: include_str!("mimo_v2_5_pro.json"), drafter: None },
     Preset {
         name: "mimo-v2.5-pro-fp4-dflash",
@@ -29,6 +30,16 @@ pub const ALL: [Preset; 4] = [
         drafter: Some(include_str!("mimo_v2_5_dflash.json")),
     },
     Preset { name: "mimo-v2-flash", config: include_str!("mimo_v2_flash.json"), drafter: None },
+    Preset {
+        name: "gpt-oss-20b",
+        config: include_str!("gpt_oss_20b.json"),
+        drafter: Some(include_str!("gpt_oss_20b_dflash.json")),
+    },
+    Preset {
+        name: "gpt-oss-120b",
+        config: include_str!("gpt_oss_120b.json"),
+        drafter: Some(include_str!("gpt_oss_120b_dflash.json")),
+    },
 ];
 
 /// The preset of that name.

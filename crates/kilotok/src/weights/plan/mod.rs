@@ -1,8 +1,8 @@
 //! Which part of every tensor each tensor-parallel rank holds.
 //!
 //! Attention is split by heads, a feed-forward by its intermediate width, embedding and head by
-//! vocabulary, the router by experts and the fusion of taps by its output; norms and the
-//! selection bias are on every rank. One all-reduce after `o_proj` and one after `down` join the
+//! vocabulary, the router by experts and the fusion of taps by its output; norms, the router's
+//! bias and the biases of `o_proj` and `down` are on every rank, and one of them adds the latter. One all-reduce after `o_proj` and one after `down` join the
 //! ranks, as in Megatron.
 
 #![allow(clippy::single_range_in_vec_init, reason = "a list of one range is what is meant")]
@@ -99,7 +99,7 @@ impl Cuts<'_> {
             Shape::Matrix { rows, cols, rows_per_chunk } => (rows, cols, rows_per_chunk),
         };
         let slices: Vec<Slice> = match demand.part {
-            Part::Norm | Part::CorrectionBias => {
+            Part::Norm | Part::RouterBias | Part::Bias => {
                 vec![Slice { rows: vec![0..rows], cols: 0..cols }; self.ranks]
             }
             Part::Embed | Part::Head | Part::Router | Part::FuseTaps => {

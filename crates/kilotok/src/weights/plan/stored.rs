@@ -11,7 +11,8 @@ use crate::weights::resolve::{FP8_BLOCK, MXFP4_BLOCK, Storage};
 /// What one rank reads of a stored tensor.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredSlice {
-    /// Stored rows, ascending and disjoint.
+    /// Rows of the tensor, ascending and disjoint; where gate and up alternate, row `r` is stored
+    /// `Matrix::row_step` times `r` rows after the first.
     pub rows: Vec<Range<usize>>,
     /// Bytes of each of those rows.
     pub row_bytes: Range<usize>,

@@ -39,7 +39,7 @@ fn expected_writers(demand: &Demand, spec: &ModelSpec, ranks: usize) -> Range<us
     };
     let replicas = (ranks / kv_heads).max(1);
     match demand.part {
-        Part::Norm | Part::CorrectionBias => ranks..ranks + 1,
+        Part::Norm | Part::RouterBias | Part::Bias => ranks..ranks + 1,
         Part::Key | Part::Value => replicas..replicas + 1,
         // Queries once, keys and values as often as there are replicas.
         Part::Qkv => 1..replicas + 1,
@@ -59,7 +59,7 @@ fn reassemble(
     let slices: Vec<StoredSlice> =
         plan.slices.iter().map(|slice| plan.stored_as(slice, found.storage).unwrap()).collect();
     let check = |name: &str, parts: Vec<(&[Range<usize>], &Range<usize>)>, rows: usize| {
-        let bytes = catalog.bytes(name, catalog.get(name).unwrap()).unwrap();
+        let bytes = catalog.dense(name, catalog.get(name).unwrap()).unwrap();
         let whole = bytes.as_slice();
         let width = whole.len() / rows;
         let mut joined: Vec<u8> = whole.iter().map(|byte| !byte).collect();
@@ -89,12 +89,12 @@ fn reassemble(
 fn tiny_checkpoints_reassemble_bit_for_bit() {
     let golden = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden");
     let mut planned = 0;
-    for name in ["flash", "pro", "v25"] {
+    for name in ["flash", "pro", "v25", "gptoss"] {
         let dir = golden.join(name).join("model");
         let drafter = DrafterChoice::Auto.resolve(&dir).unwrap();
         let announced = config::parse(&Texts::read(&dir, Some(&drafter)).unwrap()).unwrap();
         let mut catalog = Catalog::open(&dir, "", Access::Mapped).unwrap();
-        names::unify(&mut catalog).unwrap();
+        names::unify(&mut catalog, &announced).unwrap();
         let (sidecar, _) = open_drafter(&drafter, &announced, Access::Mapped).unwrap();
         for ranks in RANKS {
             // The drafters have fewer heads than 8: the target alone is planned as well.
@@ -117,8 +117,9 @@ fn tiny_checkpoints_reassemble_bit_for_bit() {
             }
         }
     }
-    // 1, 2 and 4 ranks with and without drafter, 8 ranks without where there are 8 heads.
-    assert_eq!(planned, 3 * 3 * 2 + 2);
+    // 1, 2 and 4 ranks with and without drafter, 8 ranks without where there are 8 heads; 1 and 2
+    // where there are 6.
+    assert_eq!(planned, 3 * 3 * 2 + 2 + 2 * 2);
 }
 
 /// A rank can compute its heads from what it holds: keys and values of its query heads, the
@@ -211,6 +212,36 @@ fn v25_over_eight_ranks_splits_queries_inside_a_chunk() {
         rows(sliding, 2),
         [chunk..chunk + 1536, chunk + 3072..chunk + 3264, chunk + 3456..chunk + 3584]
     );
+}
+
+#[test]
+fn gpt_oss_20b_over_eight_ranks() {
+    let spec = presets::find("gpt-oss-20b").unwrap().spec().unwrap();
+    let plan = WeightPlan::new(&spec, 8).unwrap();
+    let find = |name: &str| plan.target.iter().find(|tensor| tensor.name == name).unwrap();
+    // One key/value head and its eight query heads each; biases go with their rows.
+    for (part, rows) in [("q", 512), ("k", 64), ("v", 64)] {
+        for what in ["", ".bias"] {
+            let tensor = find(&format!("model.layers.3.self_attn.{part}_proj{what}"));
+            assert_eq!(tensor.slices[5].rows, [5 * rows..6 * rows], "{part}{what}");
+        }
+    }
+    assert_eq!(find("model.layers.3.self_attn.o_proj.bias").slices[5].rows, [0..2880]);
+    // 90 blocks of 32 columns over 8 ranks; gate, up and their biases are cut alike.
+    let widths = |name: &str| -> Vec<Range<usize>> {
+        find(name).slices.iter().map(|slice| slice.rows[0].clone()).collect()
+    };
+    let gate = widths("model.layers.3.mlp.experts.7.gate_proj");
+    assert_eq!((gate[0].clone(), gate[7].clone()), (0..352, 2496..2880));
+    for name in ["gate_proj.bias", "up_proj", "up_proj.bias"] {
+        assert_eq!(widths(&format!("model.layers.3.mlp.experts.7.{name}")), gate);
+    }
+    let down = find("model.layers.3.mlp.experts.7.down_proj");
+    for (slice, own) in down.slices.iter().zip(&gate) {
+        assert_eq!(slice.cols, *own);
+        down.stored_as(slice, Storage::Mxfp4).unwrap();
+    }
+    assert_eq!(find("model.layers.3.mlp.experts.7.down_proj.bias").slices[5].rows, [0..2880]);
 }
 
 #[test]

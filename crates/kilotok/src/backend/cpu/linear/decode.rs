@@ -57,11 +57,13 @@ unsafe fn complete(from: *const u8, bytes: usize, buffer: &mut [u8; CHUNK_BYTES]
     buffer.as_ptr()
 }
 
-/// Rows of f32, contiguous.
+/// Rows of f32.
 #[derive(Clone, Copy)]
 pub(crate) struct F32 {
     pub(super) data: *const u8,
     pub(super) cols: usize,
+    /// Bytes from one row to the next.
+    pub(super) pitch: usize,
 }
 
 impl<V: Vector> Decoder<V> for F32 {
@@ -77,7 +79,7 @@ impl<V: Vector> Decoder<V> for F32 {
     #[inline(always)]
     unsafe fn row(&self, row: usize) -> Self::Row {
         // SAFETY: `row` is below the number of rows.
-        unsafe { self.data.add(row * self.cols * 4) }
+        unsafe { self.data.add(row * self.pitch) }
     }
 
     #[inline(always)]
@@ -110,7 +112,7 @@ impl<V: Vector> Decoder<V> for F32 {
     #[inline(always)]
     unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
         // SAFETY: a prefetch reads nothing.
-        unsafe { V::prefetch(row.wrapping_add((ahead * self.cols + index * V::LANES) * 4)) }
+        unsafe { V::prefetch(row.wrapping_add(ahead * self.pitch + index * V::LANES * 4)) }
     }
 }
 
@@ -171,6 +173,8 @@ impl<V: Vector> Decoder<V> for Gathered<'_> {
 pub(crate) struct Bf16 {
     pub(super) data: *const u8,
     pub(super) cols: usize,
+    /// Bytes from one row to the next.
+    pub(super) pitch: usize,
 }
 
 impl<V: Vector> Decoder<V> for Bf16 {
@@ -186,7 +190,7 @@ impl<V: Vector> Decoder<V> for Bf16 {
     #[inline(always)]
     unsafe fn row(&self, row: usize) -> Self::Row {
         // SAFETY: `row` is below the number of rows.
-        unsafe { self.data.add(row * self.cols * 2) }
+        unsafe { self.data.add(row * self.pitch) }
     }
 
     #[inline(always)]
@@ -219,7 +223,7 @@ impl<V: Vector> Decoder<V> for Bf16 {
     #[inline(always)]
     unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
         // SAFETY: a prefetch reads nothing.
-        unsafe { V::prefetch(row.wrapping_add((ahead * self.cols + index * V::LANES) * 2)) }
+        unsafe { V::prefetch(row.wrapping_add(ahead * self.pitch + index * V::LANES * 2)) }
     }
 }
 
@@ -306,6 +310,8 @@ pub(crate) struct Mxfp4 {
     pub(super) data: *const u8,
     pub(super) scales: *const u8,
     pub(super) cols: usize,
+    /// Bytes of `data` and of `scales` from one row to the next.
+    pub(super) pitch: (usize, usize),
 }
 
 impl<V: Vector> Decoder<V> for Mxfp4 {
@@ -321,10 +327,7 @@ impl<V: Vector> Decoder<V> for Mxfp4 {
     #[inline(always)]
     unsafe fn row(&self, row: usize) -> Self::Row {
         // SAFETY: `row` is below the number of rows.
-        unsafe {
-            let scales = self.scales.add(row * (self.cols / mxfp4::BLOCK));
-            (self.data.add(row * (self.cols / 2)), scales)
-        }
+        unsafe { (self.data.add(row * self.pitch.0), self.scales.add(row * self.pitch.1)) }
     }
 
     #[inline(always)]
@@ -372,9 +375,9 @@ impl<V: Vector> Decoder<V> for Mxfp4 {
     unsafe fn prefetch(&self, row: Self::Row, index: usize, ahead: usize) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
-            V::prefetch(row.0.wrapping_add(ahead * (self.cols / 2) + index * 4 * V::LANES));
+            V::prefetch(row.0.wrapping_add(ahead * self.pitch.0 + index * 4 * V::LANES));
             if index % 16 == 0 {
-                let scales = ahead * (self.cols / mxfp4::BLOCK) + index * (V::LANES / 4);
+                let scales = ahead * self.pitch.1 + index * (V::LANES / 4);
                 V::prefetch(row.1.wrapping_add(scales));
             }
         }

@@ -19,7 +19,7 @@ use std::ops::Range;
 
 use super::workers::Compute;
 use crate::matrix::{Format, Matrix};
-use crate::numeric::fp8;
+use crate::numeric::{fp8, mxfp4};
 
 /// Outputs of one task: a multiple of [`OUTPUTS`], small enough to balance two threads and large
 /// enough to amortise a claim.
@@ -30,7 +30,7 @@ pub(super) const INLINE_WORK: usize = 1 << 15;
 
 /// Number of element bytes `matrix` must have.
 pub(super) fn data_bytes(matrix: &Matrix) -> Option<usize> {
-    let elements = matrix.rows.checked_mul(matrix.cols)?;
+    let elements = matrix.stored_rows().checked_mul(matrix.cols)?;
     match matrix.format {
         Format::F32 => elements.checked_mul(4),
         Format::Bf16 => elements.checked_mul(2),
@@ -46,7 +46,7 @@ pub(super) fn scale_len(matrix: &Matrix) -> usize {
         Format::Fp8 { rows_per_chunk, .. } => {
             fp8::scale_count(matrix.rows, matrix.cols, *rows_per_chunk)
         }
-        Format::Mxfp4 { .. } => matrix.rows * (matrix.cols / crate::numeric::mxfp4::BLOCK),
+        Format::Mxfp4 { .. } => matrix.stored_rows() * (matrix.cols / mxfp4::BLOCK),
     }
 }
 
@@ -54,11 +54,12 @@ pub(super) fn scale_len(matrix: &Matrix) -> usize {
 pub(super) fn weights(matrix: &Matrix) -> Weights {
     let bytes = matrix.data.as_slice();
     assert_eq!(Some(bytes.len()), data_bytes(matrix), "matrix bytes do not match its shape");
-    let (data, cols) = (bytes.as_ptr(), matrix.cols);
+    let (data, cols, step) = (bytes.as_ptr(), matrix.cols, matrix.row_step);
     match &matrix.format {
-        Format::F32 => Weights::F32(decode::F32 { data, cols }),
-        Format::Bf16 => Weights::Bf16(decode::Bf16 { data, cols }),
+        Format::F32 => Weights::F32(decode::F32 { data, cols, pitch: cols * 4 * step }),
+        Format::Bf16 => Weights::Bf16(decode::Bf16 { data, cols, pitch: cols * 2 * step }),
         Format::Fp8 { scales, rows_per_chunk } => {
+            assert!(step == 1, "FP8 rows are contiguous");
             assert!(scales.len() >= scale_len(matrix), "too few FP8 scales");
             let (scales, rows_per_chunk) = (scales.as_ptr(), *rows_per_chunk);
             Weights::Fp8(decode::Fp8 { data, cols, scales, rows_per_chunk })
@@ -66,7 +67,8 @@ pub(super) fn weights(matrix: &Matrix) -> Weights {
         Format::Mxfp4 { scales } => {
             let scales = scales.as_slice();
             assert!(scales.len() >= scale_len(matrix), "too few MXFP4 scales");
-            Weights::Mxfp4(decode::Mxfp4 { data, scales: scales.as_ptr(), cols })
+            let pitch = (cols / 2 * step, cols / mxfp4::BLOCK * step);
+            Weights::Mxfp4(decode::Mxfp4 { data, scales: scales.as_ptr(), cols, pitch })
         }
     }
 }
@@ -168,6 +170,21 @@ pub(super) fn apply(
         // disjoint outputs.
         unsafe { kernel(&task) }
     });
+}
+
+/// `values += bias`, element by element.
+pub(super) fn add_bias(values: &mut [f32], bias: &[f32]) {
+    for (value, bias) in values.iter_mut().zip(bias) {
+        *value += bias;
+    }
+}
+
+/// Adds `bias` to the first `rows` rows of `out`, `[_, bias.len()]`.
+pub(super) fn add_bias_rows(out: &mut [f32], rows: usize, bias: Option<&[f32]>) {
+    let Some(bias) = bias else { return };
+    for row in out.chunks_exact_mut(bias.len()).take(rows) {
+        add_bias(row, bias);
+    }
 }
 
 /// A job that several threads read; its pointers are to memory borrowed for the whole call.

@@ -68,3 +68,32 @@ pub(crate) unsafe fn silu_mul<V: Vector>(gate: &mut [f32], up: &[f32]) {
         gate.copy_from_slice(&g[..gate.len()]);
     }
 }
+
+/// `gate = g * sigmoid(alpha * g) * (u + 1)` with `g = min(gate, limit)` and
+/// `u = clamp(up, -limit, limit)`, element by element.
+///
+/// # Safety
+/// The CPU has the path's features.
+#[inline(always)]
+pub(crate) unsafe fn clamped_swiglu<V: Vector>(
+    gate: &mut [f32],
+    up: &[f32],
+    alpha: f32,
+    limit: f32,
+) {
+    let (mut g, mut u) = ([0f32; 16], [0f32; 16]);
+    for (gate, up) in gate.chunks_mut(V::LANES).zip(up.chunks(V::LANES)) {
+        g[..gate.len()].copy_from_slice(gate);
+        u[..up.len()].copy_from_slice(up);
+        // SAFETY: both arrays hold at least `LANES` floats.
+        unsafe {
+            let (one, limit) = (V::splat(1.0), V::splat(limit));
+            let x = V::load(g.as_ptr()).min(limit);
+            let linear = V::load(u.as_ptr()).min(limit).max(V::splat(0.0).sub(limit));
+            let e = exp(V::splat(-alpha).mul(x));
+            let glu = x.div(one.add(e));
+            glu.mul(linear.add(one)).store(g.as_mut_ptr());
+        }
+        gate.copy_from_slice(&g[..gate.len()]);
+    }
+}

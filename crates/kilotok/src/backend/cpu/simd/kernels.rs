@@ -4,7 +4,7 @@
 use super::super::attention::{AttendJob, attend};
 use super::super::linear::{LinearJob, Split, linear};
 use super::super::rms_norm::{NormJob, norm};
-use super::{sigmoid, silu_mul};
+use super::{clamped_swiglu, sigmoid, silu_mul};
 
 /// Entry points of one path.
 ///
@@ -16,6 +16,7 @@ pub(crate) struct Kernels {
     pub(crate) lanes: usize,
     pub(crate) linear: unsafe fn(&LinearJob),
     pub(crate) silu_mul: unsafe fn(&mut [f32], &[f32]),
+    pub(crate) clamped_swiglu: unsafe fn(&mut [f32], &[f32], f32, f32),
     pub(crate) attend: unsafe fn(&mut AttendJob),
     pub(crate) norm: unsafe fn(&mut NormJob),
     pub(crate) sigmoid: unsafe fn(&mut [f32]),
@@ -38,6 +39,17 @@ macro_rules! kernels {
             pub(super) unsafe fn silu_mul_entry(gate: &mut [f32], up: &[f32]) {
                 // SAFETY: the contract of `Kernels`.
                 unsafe { silu_mul::<$vector>(gate, up) }
+            }
+
+            $(#[target_feature(enable = $features)])?
+            pub(super) unsafe fn clamped_swiglu_entry(
+                gate: &mut [f32],
+                up: &[f32],
+                alpha: f32,
+                limit: f32,
+            ) {
+                // SAFETY: the contract of `Kernels`.
+                unsafe { clamped_swiglu::<$vector>(gate, up, alpha, limit) }
             }
 
             $(#[target_feature(enable = $features)])?
@@ -64,6 +76,7 @@ macro_rules! kernels {
             lanes: <$vector as super::Vector>::LANES,
             linear: $module::linear_entry,
             silu_mul: $module::silu_mul_entry,
+            clamped_swiglu: $module::clamped_swiglu_entry,
             attend: $module::attend_entry,
             norm: $module::norm_entry,
             sigmoid: $module::sigmoid_entry,

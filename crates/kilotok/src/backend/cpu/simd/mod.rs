@@ -20,7 +20,7 @@ use std::str::FromStr;
 
 #[cfg(target_arch = "x86_64")]
 pub(super) use avx512::Avx512;
-pub(super) use exp::{exp, sigmoid, silu_mul};
+pub(super) use exp::{clamped_swiglu, exp, sigmoid, silu_mul};
 pub(super) use kernels::Kernels;
 pub(super) use vector::Vector;
 

@@ -18,7 +18,8 @@ pub(super) struct Tiles(pub(super) [[[u32; 16]; 16]; 4]);
 pub(super) type Spare = [[u8; STEP / 2]; 16];
 
 /// Asks for a part of the sixteen rows of `bytes` bytes that follow those at `first`: all parts
-/// together, one a step, are all of them. Lines are taken in order of address.
+/// together, one a step, are all of them. Lines are taken in order of address; where rows of
+/// another matrix lie in between, it is the next to be multiplied.
 ///
 /// # Safety
 /// None: a prefetch reads nothing.
@@ -111,9 +112,10 @@ impl Mxfp4 {
         let left = self.cols - step * STEP;
         // SAFETY: rows are below the matrix' and a step or the rest of a row is readable.
         unsafe {
-            prefetch(self.data.add(rows[0] * (self.cols / 2)), self.cols / 2, step, 16);
-            let blocks = self.cols / mxfp4::BLOCK;
-            prefetch(self.scales.add(rows[0] * blocks), blocks, step, 1);
+            let (pitch, blocks) = self.pitch;
+            let every = pitch / (self.cols / 2).max(1);
+            prefetch(self.data.add(rows[0] * pitch), pitch, step, 16 * every);
+            prefetch(self.scales.add(rows[0] * blocks), blocks, step, every);
             let mut scales = [0u32; 16];
             for (scale, row) in scales.iter_mut().zip(rows) {
                 let at = self.scales.add(row * blocks + step * 4);
@@ -126,7 +128,7 @@ impl Mxfp4 {
                 }
             }
             let scales = _mm512_loadu_si512(scales.as_ptr().cast());
-            let at = |row: usize| self.data.add(row * (self.cols / 2) + step * (STEP / 2));
+            let at = |row: usize| self.data.add(row * pitch + step * (STEP / 2));
             let rows = starts(rows.map(at), left / 2, spare);
             let table = _mm512_loadu_si512(TABLE.as_ptr().cast());
             let mut words = [_mm512_setzero_si512(); 16];
