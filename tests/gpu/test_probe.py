@@ -47,3 +47,12 @@ def test_a_gpu_that_is_not_there_is_an_error_that_names_it(gpu):
     with pytest.raises(Exception, match=rf"no GPU {count}\b") as caught:
         _core.run_gpu_probe(count)
     assert type(caught.value).__name__ != "PanicException"
+
+
+def test_the_memory_that_may_be_taken_is_a_share_of_what_is_free(gpu):
+    for device in gpu["devices"]:
+        memory = _core.gpu_memory(device["index"], 0.5)
+        assert 0 < memory["budget"] <= memory["free"] / 2
+        assert memory["free"] <= memory["total"] == device["memory_bytes"]
+    with pytest.raises(ValueError, match="fraction"):
+        _core.gpu_memory(0, 1.5)

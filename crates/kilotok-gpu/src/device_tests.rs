@@ -10,6 +10,7 @@ use kilotok_kernels::abi::{ProbeArgs, ProbeResult};
 
 use crate::driver::FUNCTIONS;
 use crate::mem::{DeviceBuffer, PinnedBuffer};
+use crate::pool::{Component, MemoryPlan, MemoryPool};
 use crate::stand_in::{WORKING, source, with_driver};
 use crate::{Context, GpuError, Kernel, KernelAttributes, LaunchConfig, Library, Stream};
 
@@ -139,6 +140,26 @@ fn time_between_events_is_in_microseconds() {
         let stream = Stream::new(&context).unwrap();
         let (start, end) = (stream.record().unwrap(), stream.record().unwrap());
         assert_eq!(end.microseconds_since(&start).unwrap(), 250.0);
+    });
+}
+
+#[test]
+fn a_pool_takes_one_allocation_and_gives_it_back() {
+    with_driver(&device(), || {
+        // The stand-in counts things alive as free bytes: one here, so that one byte may be asked for.
+        let context = Context::new(0).unwrap();
+        let stream = Stream::new(&context).unwrap();
+        assert_eq!(counts(&context).0, 1);
+        let mut plan = MemoryPlan::default();
+        let region = plan.region(Component::Mailboxes, 1, 1).unwrap();
+        let pool = MemoryPool::new(Arc::clone(&context), &plan, 1.0).unwrap();
+        assert_eq!(counts(&context).0, 2);
+        assert_ne!(pool.region(region).unwrap().address, 0);
+        drop(pool);
+        assert_eq!(counts(&context).0, 1);
+        drop(stream);
+        let error = MemoryPool::new(Arc::clone(&context), &plan, 1.0).unwrap_err();
+        assert!(matches!(error, GpuError::DoesNotFit { free: 0, .. }), "{error}");
     });
 }
 

@@ -1,5 +1,6 @@
 //! What can go wrong between the host and a GPU.
 
+use crate::pool::Shortage;
 use crate::probe::DriverVersion;
 
 /// Every error of this crate names what was found and what was expected.
@@ -68,6 +69,24 @@ pub enum GpuError {
         buffer: usize,
         /// Elements in the slice.
         slice: usize,
+    },
+    /// A memory plan that is larger than what a pool may take.
+    #[error("the model does not fit into {fraction} of the GPU's {free} free bytes: {shortage}")]
+    DoesNotFit {
+        /// Free bytes on the card.
+        free: u64,
+        /// The share of them that may be taken.
+        fraction: f64,
+        /// Who asked for what.
+        shortage: Shortage,
+    },
+    /// Extents or indices that an op cannot take.
+    #[error("{op}: {detail}")]
+    Shape {
+        /// The op.
+        op: &'static str,
+        /// What was found and what is possible.
+        detail: String,
     },
     /// A kernel name that is no C string.
     #[error("{name:?} cannot be the name of a kernel: it contains a zero byte")]

@@ -1,12 +1,12 @@
 //! What the GPU layer knows, as Python dictionaries.
 
 use kilotok::Error;
-use kilotok_gpu::{DeviceInfo, GpuError, GpuReport, ImageFit, Probe};
+use kilotok_gpu::{Context, DeviceInfo, GpuError, GpuReport, ImageFit, Probe, pool};
 use kilotok_kernels::Coverage;
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
-use crate::errors::raised;
+use crate::errors::{invalid, raised};
 
 /// Describe the driver, the GPUs and the embedded kernels; launches nothing and never fails for lack of a GPU.
 ///
@@ -98,6 +98,48 @@ pub(crate) fn run_gpu_probe(py: Python<'_>, device: usize) -> PyResult<Bound<'_,
     out.set_item("registers", report.kernel.num_registers)?;
     out.set_item("local_bytes", report.kernel.local_bytes)?;
     out.set_item("device", device_dict(py, &report.device)?)?;
+    Ok(out)
+}
+
+/// How much memory of one GPU is free, and how much of it an engine may take.
+///
+/// Parameters
+/// ----------
+/// device : int
+///     The driver's index, from 0.
+/// fraction : float
+///     The share of free memory that may be taken; more than 0, at most 1.
+///
+/// Returns
+/// -------
+/// dict
+///     ``free``, ``total`` and ``budget`` in bytes, and ``fraction``.
+///
+/// Raises
+/// ------
+/// ValueError
+///     A fraction out of range.
+/// NoGpuError
+///     No driver or no such GPU.
+#[pyfunction]
+#[pyo3(signature = (device = 0, fraction = pool::DEFAULT_FRACTION))]
+pub(crate) fn gpu_memory(
+    py: Python<'_>,
+    device: usize,
+    fraction: f64,
+) -> PyResult<Bound<'_, PyDict>> {
+    pool::budget(0, fraction).map_err(|e| invalid("fraction", &e.to_string()))?;
+    let (free, total, budget) = py
+        .detach(|| {
+            let (free, total) = Context::new(device)?.memory()?;
+            Ok((free, total, pool::budget(free, fraction)?))
+        })
+        .map_err(|e| failed(&e))?;
+    let out = PyDict::new(py);
+    out.set_item("free", free)?;
+    out.set_item("total", total)?;
+    out.set_item("budget", budget)?;
+    out.set_item("fraction", fraction)?;
     Ok(out)
 }
 

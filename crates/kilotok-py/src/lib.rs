@@ -33,7 +33,7 @@ mod _core {
     #[pymodule_export]
     use super::engine::Engine;
     #[pymodule_export]
-    use super::gpu::{gpu_report, run_gpu_probe};
+    use super::gpu::{gpu_memory, gpu_report, run_gpu_probe};
     #[pymodule_export]
     use super::inspection::inspect;
     #[pymodule_export]

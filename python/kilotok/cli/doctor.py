@@ -80,7 +80,8 @@ def _would_run(cpu: dict[str, Any], gpu: dict[str, Any]) -> dict[str, Any]:
 
 def _probe(index: int) -> dict[str, Any]:
     try:
-        return {"index": index, **_core.run_gpu_probe(index)}
+        memory = _core.gpu_memory(index)
+        return {"index": index, "memory": memory, **_core.run_gpu_probe(index)}
     except Error as error:
         return {"index": index, "error": str(error)}
 
@@ -142,7 +143,10 @@ def _render(report: dict[str, Any]) -> str:
 def _render_probe(probe: dict[str, Any]) -> str:
     if "error" in probe:
         return f"probe kernel on GPU {probe['index']}: FAILED: {probe['error']}"
+    memory = probe["memory"]
     return (
         f"probe kernel on GPU {probe['index']}: ok, {probe['num_elements']} elements exact, "
-        f"{probe['kernel_us']:.1f} us, {probe['gbytes_per_s']:.0f} GB/s"
+        f"{probe['kernel_us']:.1f} us, {probe['gbytes_per_s']:.0f} GB/s\n"
+        f"  memory: {binary_size(memory['free'])} of {binary_size(memory['total'])} free, "
+        f"an engine may take {binary_size(memory['budget'])}"
     )
