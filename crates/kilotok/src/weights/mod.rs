@@ -11,6 +11,7 @@ pub(crate) mod names;
 mod plan;
 mod progress;
 mod reader;
+pub mod repack;
 pub(crate) mod resolve;
 pub(crate) mod table;
 mod tensor;
