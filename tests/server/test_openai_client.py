@@ -252,3 +252,24 @@ def test_tools_of_a_model_that_calls(client):
         assert [call.function.arguments for call in calls] == [
             arguments[index] for index in range(len(calls))
         ]
+
+
+def test_a_text_is_scored_as_it_was_generated(client):
+    """What evaluation harnesses do: echo a text with log-probabilities and generate one token."""
+    prompt = client.post("/../tokenize", body={"prompt": "The river was"}, cast_to=object)["tokens"]
+    greedy = client.completions.create(
+        model="demo",
+        prompt=prompt,
+        max_tokens=12,
+        temperature=0,
+        logprobs=1,
+        extra_body={"return_token_ids": True, "ignore_eos": True},
+    ).choices[0]
+    scored = client.completions.create(
+        model="demo", prompt=prompt + greedy.token_ids, max_tokens=1, logprobs=1, echo=True
+    ).choices[0]
+    given = scored.logprobs.token_logprobs[len(prompt) : -1]
+    assert given == greedy.logprobs.token_logprobs
+    tops = scored.logprobs.top_logprobs[len(prompt) : -1]
+    assert all(logprob == max(top.values()) for logprob, top in zip(given, tops, strict=True))
+    assert scored.logprobs.token_logprobs[0] is None

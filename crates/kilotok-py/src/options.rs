@@ -45,6 +45,7 @@ impl RequestOptions {
             max_tokens: self.max_tokens,
             ignore_eos: self.ignore_eos,
             logprobs: self.logprobs,
+            prompt_logprobs: None,
         }
     }
 }

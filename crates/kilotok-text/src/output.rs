@@ -60,6 +60,8 @@ pub struct Completion {
     pub token_ids: Vec<u32>,
     /// One entry per token; empty unless asked for.
     pub logprobs: Vec<PositionLogprobs>,
+    /// One entry per prompt token but the first; empty unless asked for.
+    pub prompt_logprobs: Vec<PositionLogprobs>,
     /// Why it ended.
     pub finish_reason: FinishReason,
     /// What ended it; `None` for [`FinishReason::Length`].

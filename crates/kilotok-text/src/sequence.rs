@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kilotok::backend::TokenLogprobs;
 use kilotok::engine::{FinishReason, Finished, Token};
 
 use crate::{
@@ -63,9 +64,7 @@ impl Sequence {
         self.token_ids.push(id);
         piece.token_ids.push(id);
         if let Some(logprobs) = token.logprobs {
-            let chosen = self.describe(id, logprobs.chosen);
-            let top = logprobs.top.iter().map(|&(id, logprob)| self.describe(id, logprob));
-            let position = PositionLogprobs { chosen, top: top.collect() };
+            let position = self.position(id, &logprobs);
             self.logprobs.push(position.clone());
             piece.logprobs.push(position);
         }
@@ -81,8 +80,14 @@ impl Sequence {
         Ok(matches!(self.stopped_by, Some(StoppedBy::Text(_))))
     }
 
-    /// Ends the sequence: releases held text into `piece` and attaches the completion.
-    pub(crate) fn finish(mut self, finished: Finished, piece: &mut Piece) -> Result<(), TextError> {
+    /// Ends the sequence: releases held text into `piece` and attaches the completion. `prompt`: the
+    /// tokens that the log-probabilities of a prompt belong to.
+    pub(crate) fn finish(
+        mut self,
+        finished: Finished,
+        prompt: &[u32],
+        piece: &mut Piece,
+    ) -> Result<(), TextError> {
         piece.index = self.index;
         if let Some(detokenizer) = &mut self.detokenizer {
             let tail = detokenizer.finish()?;
@@ -90,6 +95,8 @@ impl Sequence {
             let held = self.stop.finish();
             self.append(&held, piece);
         }
+        let scored = prompt.iter().skip(1).zip(&finished.prompt_logprobs);
+        let prompt_logprobs = scored.map(|(&id, logprobs)| self.position(id, logprobs)).collect();
         // A stop string may end the text in the very round that also used up `max_tokens`.
         let finish_reason = match &self.stopped_by {
             Some(StoppedBy::Text(_)) => FinishReason::Stop,
@@ -100,6 +107,7 @@ impl Sequence {
             text: self.text,
             token_ids: self.token_ids,
             logprobs: self.logprobs,
+            prompt_logprobs,
             finish_reason,
             stopped_by: self.stopped_by.filter(|_| finish_reason == FinishReason::Stop),
             receipt: finished.receipt,
@@ -118,6 +126,12 @@ impl Sequence {
     fn append(&mut self, text: &str, piece: &mut Piece) {
         self.text.push_str(text);
         piece.text.push_str(text);
+    }
+
+    fn position(&self, id: u32, logprobs: &TokenLogprobs) -> PositionLogprobs {
+        let chosen = self.describe(id, logprobs.chosen);
+        let top = logprobs.top.iter().map(|&(id, logprob)| self.describe(id, logprob));
+        PositionLogprobs { chosen, top: top.collect() }
     }
 
     fn describe(&self, id: u32, logprob: f32) -> TokenLogprob {

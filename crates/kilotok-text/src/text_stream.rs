@@ -78,7 +78,7 @@ impl TextStream {
         for offset in 0..count {
             let at = (self.next_lane + offset) % count;
             let mut piece = Piece::default();
-            let result = self.lanes[at].drain(&mut piece);
+            let result = self.lanes[at].drain(&self.prompt_token_ids, &mut piece);
             let empty =
                 piece.text.is_empty() && piece.token_ids.is_empty() && piece.completion.is_none();
             if let Err(error) = result {
@@ -169,7 +169,7 @@ impl Lane {
     }
 
     /// Adds everything that has arrived to `piece`.
-    fn drain(&mut self, piece: &mut Piece) -> Result<(), TextError> {
+    fn drain(&mut self, prompt: &[u32], piece: &mut Piece) -> Result<(), TextError> {
         while let Some(sequence) = &mut self.sequence {
             match self.tokens.poll().transpose()? {
                 None => return Ok(()),
@@ -180,7 +180,7 @@ impl Lane {
                 }
                 Some(Event::Finished(finished)) => {
                     if let Some(sequence) = self.sequence.take() {
-                        sequence.finish(*finished, piece)?;
+                        sequence.finish(*finished, prompt, piece)?;
                     }
                 }
             }

@@ -33,8 +33,8 @@ pub(crate) async fn completions(
     let most = i64::from(app.config().limits.logprobs);
     let logprobs = fields.integer("logprobs", 0, most)?.map(|top| top as u32);
     let echo = fields.bool("echo")?.unwrap_or(false);
-    if echo && logprobs.is_some() {
-        let reason = "log-probabilities of prompt tokens are not computed, so not with `logprobs`";
+    if echo && logprobs.is_some() && streaming.on {
+        let reason = "with `logprobs` only without `stream`";
         return Err(ApiError::unsupported("echo", reason));
     }
     let token_ids = fields.bool("return_token_ids")?.unwrap_or(false);
@@ -43,6 +43,8 @@ pub(crate) async fn completions(
     let mut common = params::common(&mut fields, app.config())?;
     params::check_sequences(prompts.len(), common.params.n, app.config())?;
     common.params.sampling.logprobs = logprobs;
+    // What scoring of texts asks for: the likelihood of the prompt itself.
+    common.params.sampling.prompt_logprobs = logprobs.filter(|_| echo);
     let n = common.params.n as usize;
     let writer = Writer {
         header: Header::new("cmpl-", &app),
@@ -53,6 +55,7 @@ pub(crate) async fn completions(
         stop_token_ids: common.params.sampling.stop_token_ids.clone(),
         prompts: Vec::new(),
         echoes: Vec::new(),
+        first_tokens: Vec::new(),
     };
     let sequences = prompts.len() * n;
     let job = Job {
@@ -124,6 +127,8 @@ struct Writer {
     prompts: Vec<Vec<u32>>,
     /// Text of the prompts, where asked for.
     echoes: Vec<String>,
+    /// First tokens of the prompts, which have no log-probability.
+    first_tokens: Vec<String>,
 }
 
 impl Writer {
@@ -139,6 +144,9 @@ impl Writer {
             if echo {
                 let text = engine.tokenizer().and_then(|t| t.decode(ids, false).ok());
                 self.echoes.push(text.unwrap_or_else(|| token_strings(engine, ids).concat()));
+            }
+            if echo && self.wants_logprobs {
+                self.first_tokens.push(token_strings(engine, &ids[..1]).concat());
             }
             if self.token_ids {
                 self.prompts.push(ids.to_vec());
@@ -165,6 +173,11 @@ impl Writer {
         let echo = self.echo(completion.index);
         let logprobs = self.wants_logprobs.then(|| {
             let mut logprobs = logprobs::Completions::at(echo.chars().count());
+            if let Some(first) = self.first_tokens.get(completion.index / self.n) {
+                logprobs = logprobs::Completions::at(0);
+                logprobs.plain(first);
+                completion.prompt_logprobs.iter().for_each(|position| logprobs.push(position));
+            }
             completion.logprobs.iter().for_each(|position| logprobs.push(position));
             logprobs.take()
         });

@@ -124,3 +124,43 @@ async fn the_description_names_every_route_and_no_other() {
         assert!(document["paths"].get(&path).is_some(), "{path} is not described");
     }
 }
+
+/// The likelihood of a prompt is that of generating it: each token is forced by a bias, which
+/// log-probabilities do not see, behind the tokens before it.
+#[tokio::test]
+async fn echoed_logprobs_are_those_of_generating_the_prompt() {
+    let server = Server::quick();
+    // Longer than the rows of a round, so that it is fed in chunks.
+    let prompt: Vec<u32> = (0..150).map(|i| 300 + i * 7 % 900).collect();
+    let body = json!({
+        "prompt": prompt, "echo": true, "logprobs": 2, "max_tokens": 1, "return_token_ids": true,
+        "skip_special_tokens": false,
+    });
+    let whole = server.post("/v1/completions", &body).await.ok();
+    let logprobs = &whole["choices"][0]["logprobs"];
+    let given = logprobs["token_logprobs"].as_array().unwrap();
+    assert_eq!(given.len(), prompt.len() + 1);
+    assert_eq!(given[0], Value::Null);
+    assert_eq!(logprobs["top_logprobs"][0], Value::Null);
+    for at in [1, 2, 63, 64, 65, 127, 128, 149] {
+        let forced = json!({
+            "prompt": prompt[..at], "logprobs": 2, "max_tokens": 1, "temperature": 0,
+            "logit_bias": {prompt[at].to_string(): 9000},
+        });
+        let forced = server.post("/v1/completions", &forced).await.ok();
+        let expected = &forced["choices"][0]["logprobs"];
+        assert_eq!(given[at], expected["token_logprobs"][0], "at {at}");
+        assert_eq!(logprobs["top_logprobs"][at], expected["top_logprobs"][0], "at {at}");
+    }
+    let mut text = String::new();
+    for (token, offset) in logprobs["tokens"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .zip(logprobs["text_offset"].as_array().unwrap())
+    {
+        assert_eq!(*offset, text.chars().count());
+        text += token.as_str().unwrap();
+    }
+    assert!(whole["choices"][0]["text"].as_str().unwrap().starts_with(&text[..20]));
+}

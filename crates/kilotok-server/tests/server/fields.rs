@@ -91,8 +91,12 @@ async fn what_would_change_the_answer_is_refused_by_name() {
         assert_eq!(reply.refused(), field);
         assert_eq!(reply.json()["error"]["code"], "unsupported_parameter");
     }
-    let reply =
-        server.post("/v1/completions", &json!({"prompt": "x", "echo": true, "logprobs": 1})).await;
+    let reply = server
+        .post(
+            "/v1/completions",
+            &json!({"prompt": "x", "echo": true, "logprobs": 1, "stream": true}),
+        )
+        .await;
     assert_eq!(reply.refused(), "echo");
     let chat = [
         ("tools", json!([{"type": "web_search"}])),

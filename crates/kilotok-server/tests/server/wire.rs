@@ -119,7 +119,7 @@ async fn an_abort_ends_streams_with_an_error() {
 async fn sockets_that_close_free_their_slots() {
     let server = Server::new(ServerConfig::named("sim"), Duration::from_micros(300));
     let listening = listen(&server, ConnectionLimits::default()).await;
-    for round in 0..200_u64 {
+    for round in 0..from_environment("KILOTOK_DISCONNECTS", 200) {
         let stream =
             send(listening.address, "/v1/chat/completions", &chat(1500, round % 2 == 0)).await;
         tokio::time::sleep(Duration::from_micros(round * 53 % 4000)).await;

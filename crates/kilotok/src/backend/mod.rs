@@ -112,6 +112,8 @@ pub struct Report {
     pub tokens: Vec<u32>,
     /// Log-probabilities beside `tokens` for sequences that asked; `(index in tokens, value)`.
     pub logprobs: Vec<(usize, TokenLogprobs)>,
+    /// Log-probabilities of prompt tokens, in order of position, for sequences that asked.
+    pub prompt_logprobs: Vec<(Slot, TokenLogprobs)>,
     /// One entry per round and sequence that emitted or ended.
     pub progress: Vec<Progress>,
     /// Rounds made.
@@ -129,6 +131,7 @@ impl Report {
     pub fn clear(&mut self) {
         self.tokens.clear();
         self.logprobs.clear();
+        self.prompt_logprobs.clear();
         self.progress.clear();
         self.rounds = 0;
         self.rows = 0;

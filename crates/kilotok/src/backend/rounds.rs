@@ -127,11 +127,23 @@ impl<E: Executor> Rounds<E> {
         Ok(())
     }
 
+    /// Log-probabilities of the prompt tokens behind each row of a chunk, where asked for.
+    fn score_prompt(&mut self, slot: Slot, start: usize, span: Span, report: &mut Report) {
+        let Self { executor, sequences, chooser, .. } = self;
+        let Some(Some(sequence)) = sequences.get(slot as usize) else { return };
+        for row in 0..span.rows {
+            let Some((token, top)) = sequence.scored_prompt_token(start + row + 1) else { return };
+            let value = chooser.logprobs(executor.logits(span.first_row + row), token, top);
+            report.prompt_logprobs.push((slot, value));
+        }
+    }
+
     /// Chooses and accepts for one work item; returns the rows to commit.
     fn settle(&mut self, work: Work, span: Span, report: &mut Report) -> Result<usize> {
         let (slot, chooses) = match work {
             Work::Decode { slot, .. } => (slot, true),
             Work::Prefill { slot, start, len } => {
+                self.score_prompt(slot, start, span, report);
                 (slot, self.sequence(slot)?.prefilled(start + len))
             }
         };

@@ -106,10 +106,18 @@ impl Sequence {
         }
         rows.extend(self.prompt[start..end].iter().enumerate().map(|(i, &token)| {
             let position = start + i;
-            let needs_logits = position + 1 == self.prompt.len();
+            let needs_logits =
+                position + 1 == self.prompt.len() || self.params.prompt_logprobs.is_some();
             Row { slot, position: position as u32, token, needs_logits }
         }));
         Ok(())
+    }
+
+    /// The prompt token at `position`, and how many likely ones to report with it, where its
+    /// log-probability was asked for.
+    pub(super) fn scored_prompt_token(&self, position: usize) -> Option<(u32, usize)> {
+        let top = self.params.prompt_logprobs?;
+        Some((*self.prompt.get(position)?, top as usize))
     }
 
     /// Counts prompt positions up to `end` as committed; whether the prompt is complete.

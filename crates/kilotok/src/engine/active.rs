@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::stats::Shared;
 use super::worker::Submission;
 use super::{FinishReason, Finished, ModelInfo, Receipt, Speculation, Token};
-use crate::backend::{Page, Progress, SequenceInit};
+use crate::backend::{Page, Progress, SequenceInit, TokenLogprobs};
 use crate::dflash::{Acceptance, CostModel, choose_drafts};
 use crate::error::Result;
 
@@ -35,6 +35,7 @@ pub(super) struct Active {
     tokens_at_first: usize,
     /// Tokens of rounds with drafts.
     speculative_tokens: usize,
+    prompt_logprobs: Vec<TokenLogprobs>,
 }
 
 impl Active {
@@ -65,6 +66,7 @@ impl Active {
             receipt,
             tokens_at_first: 0,
             speculative_tokens: 0,
+            prompt_logprobs: Vec::new(),
         }
     }
 
@@ -105,6 +107,11 @@ impl Active {
 
     pub(super) fn prefilled(&mut self, len: usize) {
         self.prefilled += len;
+    }
+
+    /// Keeps the log-probabilities of the next prompt token.
+    pub(super) fn score_prompt(&mut self, logprobs: TokenLogprobs) {
+        self.prompt_logprobs.push(logprobs);
     }
 
     pub(super) fn drafts(&self) -> usize {
@@ -162,7 +169,8 @@ impl Active {
         self.settle(plain_seconds);
         self.receipt.warning.clone_from(&shared.warning.lock());
         let receipt = std::mem::take(&mut self.receipt);
-        self.end(tokens, Ok(Box::new(Finished { reason, receipt })));
+        let prompt_logprobs = std::mem::take(&mut self.prompt_logprobs);
+        self.end(tokens, Ok(Box::new(Finished { reason, receipt, prompt_logprobs })));
     }
 
     fn settle(&mut self, plain_seconds: f64) {

@@ -28,6 +28,8 @@ pub struct Finished {
     pub reason: FinishReason,
     /// How fast it was and how many tokens each round gave.
     pub receipt: Receipt,
+    /// One for every prompt token but the first; empty unless asked for.
+    pub prompt_logprobs: Vec<TokenLogprobs>,
 }
 
 /// One item of a stream.

@@ -277,6 +277,11 @@ impl Worker {
                 active.prefilled(len);
             }
         }
+        for (slot, logprobs) in self.report.prompt_logprobs.drain(..) {
+            if let Some(active) = &mut self.slots[slot as usize] {
+                active.score_prompt(logprobs);
+            }
+        }
         let plain = self.cost.plain();
         for i in 0..self.report.progress.len() {
             let progress: Progress = self.report.progress[i].clone();

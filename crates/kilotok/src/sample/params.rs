@@ -31,6 +31,8 @@ pub struct SamplingParams {
     pub ignore_eos: bool,
     /// Report log-probabilities of the chosen token and of this many most likely ones.
     pub logprobs: Option<u32>,
+    /// The same for every prompt token but the first, which nothing precedes.
+    pub prompt_logprobs: Option<u32>,
 }
 
 impl Default for SamplingParams {
@@ -49,6 +51,7 @@ impl Default for SamplingParams {
             max_tokens: 128,
             ignore_eos: false,
             logprobs: None,
+            prompt_logprobs: None,
         }
     }
 }
@@ -92,9 +95,13 @@ impl SamplingParams {
         for &token in &self.stop_token_ids {
             known("stop_token_ids", token)?;
         }
-        if self.logprobs.is_some_and(|n| n > MAX_LOGPROBS || n as usize > vocab) {
-            let most = (MAX_LOGPROBS as usize).min(vocab);
-            return Err(Error::invalid("logprobs", format!("at most {most} can be reported")));
+        let most = (MAX_LOGPROBS as usize).min(vocab);
+        for (name, count) in
+            [("logprobs", self.logprobs), ("prompt_logprobs", self.prompt_logprobs)]
+        {
+            if count.is_some_and(|n| n as usize > most) {
+                return Err(Error::invalid(name, format!("at most {most} can be reported")));
+            }
         }
         Ok(())
     }
