@@ -264,3 +264,8 @@ def _original_names(tensors: dict[str, Stored]) -> dict[str, Stored]:
             joined = Stored(stored.dtype, np.concatenate(parts))
             out[f"block.{match[1]}.attn.qkv.{kind}"] = joined
     return out
+
+
+def taps_of_all(p: GptOssPreset) -> DraftShape:
+    """The preset's drafter with a tap after every layer."""
+    return replace(p.draft or DRAFT, taps=tuple(range(len(p.sliding))))
