@@ -42,7 +42,9 @@ pub(crate) struct Source {
     /// Floats from one row to the next.
     pub(crate) stride: usize,
     /// Split parts of row 0, on the AMX path.
-    pub(crate) split: *const u16,
+    pub(crate) split: *const u32,
+    /// Values from one pair of split columns to the next.
+    pub(crate) split_stride: usize,
     pub(crate) first: usize,
     pub(crate) count: usize,
 }
@@ -187,14 +189,26 @@ impl LinearJob<'_> {
     pub(super) unsafe fn put(&self, r: usize, start: usize, values: &[f32]) {
         // SAFETY: the caller vouches for the place.
         unsafe {
-            let row = *self.target.rows.get_unchecked(r) as usize;
-            let to = self.target.base.add(row * self.target.stride + start - self.target.first);
+            let to = self.place(r, start);
             for (n, value) in values.iter().enumerate() {
                 match self.store {
                     Store::Set => *to.add(n) = *value,
                     Store::Add => *to.add(n) += *value,
                 }
             }
+        }
+    }
+
+    /// Where output `start` of job row `r` goes.
+    ///
+    /// # Safety
+    /// It is inside the target.
+    #[inline(always)]
+    pub(super) unsafe fn place(&self, r: usize, start: usize) -> *mut f32 {
+        // SAFETY: the caller vouches for the place.
+        unsafe {
+            let row = *self.target.rows.get_unchecked(r) as usize;
+            self.target.base.add(row * self.target.stride + start - self.target.first)
         }
     }
 }

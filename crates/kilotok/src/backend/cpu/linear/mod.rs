@@ -21,9 +21,11 @@ use super::workers::Compute;
 use crate::matrix::{Format, Matrix};
 use crate::numeric::{fp8, mxfp4};
 
-/// Outputs of one task: a multiple of [`OUTPUTS`], small enough to balance two threads and large
-/// enough to amortise a claim.
-const TASK_OUTPUTS: usize = 32;
+/// Outputs of one task: a multiple of [`OUTPUTS`], small enough to balance the threads and large
+/// enough to amortise a claim and the first reads of every task, which nobody asked for ahead.
+fn task_outputs(outputs: usize, threads: usize) -> usize {
+    (outputs / (4 * threads)).next_multiple_of(32).clamp(32, 256)
+}
 
 /// Multiply-adds below which a job runs on the calling thread alone.
 pub(super) const INLINE_WORK: usize = 1 << 15;
@@ -77,10 +79,12 @@ pub(super) fn weights(matrix: &Matrix) -> Weights {
 pub(super) fn source(matrix: &Matrix, x: &Packed, rows: Range<usize>) -> Source {
     assert_eq!(x.cols, matrix.cols, "activations do not fit the matrix");
     assert!(rows.start <= rows.end && rows.end <= x.rows, "row out of range");
+    let (split, split_stride) = x.split();
     Source {
         base: x.rows_for(&matrix.format).as_ptr(),
         stride: x.stride,
-        split: x.split().as_ptr(),
+        split: split.as_ptr(),
+        split_stride,
         first: rows.start,
         count: rows.len(),
     }
@@ -162,7 +166,8 @@ pub(super) fn apply(
     let job = Shared(job);
     let work = to.len() * matrix.rows * matrix.cols;
     let kernel = compute.kernels.linear;
-    compute.over(matrix.rows, TASK_OUTPUTS, work, |outputs, _| {
+    let piece = task_outputs(matrix.rows, compute.workers.threads());
+    compute.over(matrix.rows, piece, work, |outputs, _| {
         let job = &job;
         let task = LinearJob { outputs, ..job.0 };
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above

@@ -7,24 +7,36 @@ use crate::matrix::{Format, Matrix};
 /// Rows are padded with zeros to a multiple of this many columns: whole chunks of any decoder.
 const PAD: usize = 128;
 
-/// Bfloat16 parts of a value on the AMX path; a row becomes as many rows.
+/// Bfloat16 parts of a value on the AMX path.
 pub(super) const PARTS: usize = 3;
 
-/// Rows beyond the last that a tile may read: it takes up to five at a time.
-const SPLIT_SLACK: usize = 5;
+/// Values beyond the last that a tile may read: it takes up to five rows at a time.
+const SPLIT_SLACK: usize = 16;
 
-/// Values from one row of parts to the next: one cache line more than the row has, so that the
-/// rows of a tile do not compete for the same lines of a cache.
-pub(super) fn split_stride(stride: usize) -> usize {
-    stride + 32
+/// Values from one pair of columns to the next: whole cache lines, one value more than there are
+/// at least, and an odd number of lines where there are many, so that the pairs of a tile do not
+/// compete for the same lines of a cache.
+fn split_stride(rows: usize) -> usize {
+    let lines = (rows * PARTS + 1).div_ceil(16);
+    16 * if lines > 4 { lines | 1 } else { lines }
 }
 
-/// Splits the padded row `x` (columns a multiple of 32) into [`PARTS`] rows of bfloat16 at `out`,
-/// `stride` values apart.
+/// Rows to split: `[rows, cols]` floats at `x`, columns a multiple of 32.
+pub(crate) struct SplitJob {
+    pub(crate) x: *const f32,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
+    /// `[cols / 2, out_stride]`: columns `2 p` (lower half) and `2 p + 1` of part `i` of row `r`
+    /// at `[p, 3 r + i]`.
+    pub(crate) out: *mut u32,
+    pub(crate) out_stride: usize,
+}
+
+/// Splits rows into [`PARTS`] bfloat16 each.
 ///
 /// # Safety
-/// The path's features, and room at `out` for all parts.
-pub(crate) type Split = unsafe fn(x: &[f32], out: *mut u16, stride: usize);
+/// The path's features; rows and `out` are as the job says.
+pub(crate) type Split = unsafe fn(&SplitJob);
 
 /// Activation rows in the orders that their consumers take.
 #[derive(Debug)]
@@ -33,8 +45,8 @@ pub(crate) struct Packed {
     natural: Vec<f32>,
     /// `[rows, stride]`, columns in MXFP4 order.
     mxfp4: Vec<f32>,
-    /// `[rows, PARTS, split_stride]`, on the AMX path alone.
-    split: Vec<u16>,
+    /// `[stride / 2, split_stride]`, on the AMX path alone; see [`SplitJob::out`].
+    split: Vec<u32>,
     lanes: usize,
     splitter: Option<Split>,
     orders: Orders,
@@ -49,7 +61,8 @@ pub(crate) struct Packed {
 /// Which orders the consumers of packed rows need.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Orders {
-    natural: bool,
+    f32: bool,
+    narrow: bool,
     mxfp4: bool,
 }
 
@@ -59,7 +72,8 @@ impl Orders {
         let mut orders = Self::default();
         for matrix in matrices {
             match matrix.format {
-                Format::F32 | Format::Bf16 | Format::Fp8 { .. } => orders.natural = true,
+                Format::F32 => orders.f32 = true,
+                Format::Bf16 | Format::Fp8 { .. } => orders.narrow = true,
                 Format::Mxfp4 { .. } => orders.mxfp4 = true,
             }
         }
@@ -73,8 +87,8 @@ impl Packed {
         let floats = rows * per_row;
         let (mxfp4, split) = match kernels.split {
             None => (floats, 0),
-            // Narrow rows are at least `PAD` wide, so there are at most this many of them.
-            Some(_) => (0, PARTS * (rows + SPLIT_SLACK) * (per_row + per_row / PAD * 32)),
+            // `split_stride` is below `PARTS * rows + 32`, and a row at most `per_row` wide.
+            Some(_) => (0, per_row * (rows * PARTS + 32) / 2 + SPLIT_SLACK),
         };
         Self {
             natural: vec![0.0; floats],
@@ -96,32 +110,33 @@ impl Packed {
 
     /// Bytes held.
     pub(crate) fn num_bytes(&self) -> usize {
-        (self.natural.len() + self.mxfp4.len()) * 4 + self.split.len() * 2
+        (self.natural.len() + self.mxfp4.len()) * 4 + self.split.len() * 4
     }
 
     /// Packs rows `rows` of `x`, `[_, cols]`, one after the other.
     pub(crate) fn pack(&mut self, x: &[f32], rows: &[u32], cols: usize, orders: Orders) {
         let stride = Self::padded(cols);
-        let part = split_stride(stride);
         assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
         for (i, row) in rows.iter().enumerate() {
             let from = &x[*row as usize * cols..][..cols];
-            if orders.natural || self.splitter.is_some() {
+            if orders.f32 || orders.narrow || self.splitter.is_some() {
                 let to = &mut self.natural[i * stride..][..stride];
                 to[..cols].copy_from_slice(from);
                 to[cols..].fill(0.0);
-                if let Some(split) = self.splitter.filter(|_| orders.mxfp4) {
-                    // A tile may read `SPLIT_SLACK` rows behind this one.
-                    assert!((i + 1 + SPLIT_SLACK) * PARTS * part <= self.split.len());
-                    // SAFETY: kernels are handed out after feature detection; the parts end
-                    // inside the buffer.
-                    unsafe { split(to, self.split[i * PARTS * part..].as_mut_ptr(), part) };
-                }
             }
             if orders.mxfp4 && self.splitter.is_none() {
                 let to = &mut self.mxfp4[i * stride..][..stride];
                 to_mxfp4_order(from, to, self.lanes);
             }
+        }
+        if let Some(split) = self.splitter.filter(|_| orders.narrow || orders.mxfp4) {
+            let out_stride = split_stride(rows.len());
+            assert!(stride / 2 * out_stride + SPLIT_SLACK <= self.split.len());
+            let (x, out) = (self.natural.as_ptr(), self.split.as_mut_ptr());
+            let job = SplitJob { x, rows: rows.len(), cols: stride, out, out_stride };
+            // SAFETY: kernels are handed out after feature detection; both buffers are ours and
+            // hold the rows and all pairs.
+            unsafe { split(&job) };
         }
         (self.stride, self.cols, self.rows, self.orders) = (stride, cols, rows.len(), orders);
     }
@@ -129,16 +144,17 @@ impl Packed {
     /// Rows in the order that `format` takes; split parts have their own place.
     pub(super) fn rows_for(&self, format: &Format) -> &[f32] {
         let (packed, rows) = match format {
-            Format::F32 | Format::Bf16 | Format::Fp8 { .. } => (self.orders.natural, &self.natural),
+            Format::F32 => (self.orders.f32, &self.natural),
+            Format::Bf16 | Format::Fp8 { .. } => (self.orders.narrow, &self.natural),
             Format::Mxfp4 { .. } => (self.orders.mxfp4, &self.mxfp4),
         };
         assert!(packed, "rows were not packed for this format");
         rows
     }
 
-    /// The split parts; empty on other paths.
-    pub(super) fn split(&self) -> &[u16] {
-        &self.split
+    /// The split parts, empty on other paths, and their stride.
+    pub(super) fn split(&self) -> (&[u32], usize) {
+        (&self.split, split_stride(self.rows))
     }
 }
 

@@ -101,7 +101,7 @@ kernels!(
 #[cfg(target_arch = "aarch64")]
 kernels!(NEON, NEON_KERNELS, neon_entries, crate::backend::cpu::simd::neon::Neon, "neon");
 
-/// AVX-512 but for MXFP4 matrices, which go through tiles.
+/// AVX-512 but for matrices in narrow formats, which go through tiles.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) static AMX: Kernels = Kernels {
     linear: super::super::linear::linear_amx,

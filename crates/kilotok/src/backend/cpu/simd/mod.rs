@@ -35,7 +35,7 @@ pub enum Simd {
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL.
     Avx512,
-    /// As `Avx512`, with AMX bfloat16 tiles for MXFP4 matrices (Linux).
+    /// As `Avx512`, with AMX bfloat16 tiles for matrices in BF16, FP8 and MXFP4 (Linux).
     Amx,
     /// 64-bit Arm with NEON.
     Neon,

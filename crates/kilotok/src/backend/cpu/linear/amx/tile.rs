@@ -8,17 +8,18 @@ use std::sync::LazyLock;
 /// Bytes of a tile row.
 pub(super) const ROW: usize = 64;
 
-/// Configuration of the tiles: rows of the accumulators and of tile 6 are `rows`, tile 7 is full.
+/// Configuration of the tiles: sixteen rows, of `columns` 32-bit columns in the accumulators and
+/// in tile 6; tile 7 is full.
 #[repr(C, align(64))]
 pub(super) struct Config([u8; 64]);
 
 impl Config {
-    pub(super) fn new(rows: usize) -> Self {
+    pub(super) fn new(columns: usize) -> Self {
         let mut bytes = [0; 64];
         bytes[0] = 1; // palette: eight tiles of 16 rows of 64 bytes
         for tile in 0..8 {
-            bytes[16 + 2 * tile] = ROW as u8;
-            bytes[48 + tile] = if tile == 7 { 16 } else { rows as u8 };
+            bytes[16 + 2 * tile] = if tile == 7 { ROW as u8 } else { 4 * columns as u8 };
+            bytes[48 + tile] = 16;
         }
         Self(bytes)
     }
@@ -78,7 +79,7 @@ pub(super) unsafe fn store<const T: u8>(p: *mut f32) {
     }
 }
 
-/// Tile `C` += tile 6 (rows) times tile 7 (pairs of columns).
+/// Tile `C` += tile 7 (outputs) times tile 6 (pairs of columns).
 ///
 /// # Safety
 /// Tiles are configured.
@@ -86,7 +87,7 @@ pub(super) unsafe fn store<const T: u8>(p: *mut f32) {
 pub(super) unsafe fn multiply<const C: u8>() {
     // SAFETY: the caller vouches for the configuration.
     unsafe {
-        asm!("tdpbf16ps tmm{c}, tmm6, tmm7", c = const C,
+        asm!("tdpbf16ps tmm{c}, tmm7, tmm6", c = const C,
             options(nostack, nomem, preserves_flags));
     }
 }
