@@ -189,7 +189,17 @@ pub(super) unsafe fn attend<V: Vector>(job: &mut AttendJob) {
         let mut correction = [0f32; HEADS];
         for h in 0..heads {
             let scores = &mut scores[h * TILE..][..TILE];
-            let largest = scores[..count].iter().fold(top[h], |a, b| a.max(*b));
+            scores[count..count.next_multiple_of(V::LANES)].fill(f32::NEG_INFINITY);
+            // SAFETY: `scores` holds whole vectors.
+            let largest = unsafe {
+                let mut largest = V::splat(top[h]);
+                for at in (0..count).step_by(V::LANES) {
+                    largest = largest.max(V::load(scores.as_ptr().add(at)));
+                }
+                let mut lanes = [f32::NEG_INFINITY; 16];
+                largest.store(lanes.as_mut_ptr());
+                lanes.into_iter().fold(top[h], f32::max)
+            };
             correction[h] = top[h] - largest;
             top[h] = largest;
             // SAFETY: `scores` and `correction` hold whole vectors.

@@ -124,6 +124,30 @@ unsafe fn finish<V: Vector, D: Decoder<V>, const R: usize>(
     }
 }
 
+/// The sum of every accumulator's lanes, four at a time.
+///
+/// # Safety
+/// The path's features.
+#[inline(always)]
+unsafe fn sums<V: Vector, const R: usize, const N: usize>(acc: &[[V; N]; R]) -> [[f32; N]; R] {
+    let mut sums = [[0.0; N]; R];
+    let at = |i: usize| (i / N, i % N);
+    let fours = R * N / 4 * 4;
+    for i in (0..fours).step_by(4) {
+        let four = [0, 1, 2, 3].map(|j| acc[at(i + j).0][at(i + j).1]);
+        // SAFETY: passed on from the caller.
+        let four = unsafe { V::sum4(four) };
+        for j in 0..4 {
+            sums[at(i + j).0][at(i + j).1] = four[j];
+        }
+    }
+    for i in fours..R * N {
+        // SAFETY: passed on from the caller.
+        sums[at(i).0][at(i).1] = unsafe { acc[at(i).0][at(i).1].sum() };
+    }
+    sums
+}
+
 /// `R` rows times `N` weight rows, all columns at once, to `out[..][at .. at + N]`.
 ///
 /// # Safety
@@ -141,14 +165,22 @@ unsafe fn direct<V: Vector, D: Decoder<V>, const R: usize, const N: usize>(
         let mut acc = [[V::splat(0.0); N]; R];
         let chunks = (0, weights.cols() / D::CHUNK);
         run::<V, D, R, N>(weights, output, chunks, N, x, &mut acc);
-        for n in 0..N {
-            let mut one = [[V::splat(0.0)]; R];
-            for r in 0..R {
-                one[r][0] = acc[r][n];
+        if weights.cols() % D::CHUNK > 0 {
+            for n in 0..N {
+                let mut one = [[V::splat(0.0)]; R];
+                for r in 0..R {
+                    one[r][0] = acc[r][n];
+                }
+                finish::<V, D, R>(weights, output + n, x, &mut one);
+                for r in 0..R {
+                    acc[r][n] = one[r][0];
+                }
             }
-            finish::<V, D, R>(weights, output + n, x, &mut one);
-            for r in 0..R {
-                out[r][at + n] = one[r][0].sum();
+        }
+        let sums = sums(&acc);
+        for r in 0..R {
+            for n in 0..N {
+                out[r][at + n] = sums[r][n];
             }
         }
     }
@@ -217,8 +249,9 @@ pub(super) unsafe fn panel<V: Vector, D: Decoder<V>, const R: usize>(
         for n in 0..count {
             let mut acc = sums[n];
             finish::<V, D, R>(weights, output + n, x, &mut acc);
+            let sums = self::sums(&acc);
             for r in 0..R {
-                out[r][n] = acc[r][0].sum();
+                out[r][n] = sums[r][0];
             }
         }
     }

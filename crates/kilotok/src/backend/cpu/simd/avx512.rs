@@ -113,6 +113,28 @@ impl Vector for Avx512 {
     }
 
     #[inline(always)]
+    unsafe fn sum4([a, b, c, d]: [Self; 4]) -> [f32; 4] {
+        let mut sums = [0.0; 4];
+        // SAFETY: see above.
+        unsafe {
+            // The additions of `sum`, of two vectors at once and then of all four.
+            let halves = |x: Self, y: Self| {
+                let low = _mm512_shuffle_f32x4::<0x44>(x.0, y.0);
+                _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xee>(x.0, y.0))
+            };
+            let (x, y) = (halves(a, b), halves(c, d));
+            let low = _mm512_shuffle_f32x4::<0x88>(x, y);
+            let q = _mm512_add_ps(low, _mm512_shuffle_f32x4::<0xdd>(x, y));
+            let d = _mm512_add_ps(q, _mm512_permute_ps::<0x0e>(q));
+            let s = _mm512_add_ps(d, _mm512_permute_ps::<0x01>(d));
+            let first = _mm512_setr_epi32(0, 4, 8, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0);
+            let s = _mm512_castps512_ps128(_mm512_permutexvar_ps(first, s));
+            _mm_storeu_ps(sums.as_mut_ptr(), s);
+        }
+        sums
+    }
+
+    #[inline(always)]
     unsafe fn bf16(p: *const u8) -> Self {
         // SAFETY: see above.
         Self(unsafe {

@@ -43,6 +43,12 @@ pub(crate) trait Vector: Copy {
     unsafe fn prefetch(p: *const u8);
     /// Sum of all lanes in a fixed order: halves are added until one lane is left.
     unsafe fn sum(self) -> f32;
+    /// [`Vector::sum`] of each.
+    #[inline(always)]
+    unsafe fn sum4(vectors: [Self; 4]) -> [f32; 4] {
+        // SAFETY: passed on from the caller.
+        vectors.map(|v| unsafe { v.sum() })
+    }
 
     /// `LANES` little-endian bfloat16 (`2 * LANES` bytes).
     unsafe fn bf16(p: *const u8) -> Self;
