@@ -99,11 +99,28 @@ fn spec() -> ModelSpec {
     }
 }
 
+/// Biases, a softmax router and clamped activations on top.
+fn with_options(mut spec: ModelSpec) -> ModelSpec {
+    for layer in &mut spec.layers {
+        layer.attention.bias = true;
+        if let MlpSpec::Moe(moe) = &mut layer.mlp {
+            moe.bias = true;
+            moe.router = RouterKind::Softmax;
+            moe.activation = Activation::ClampedSwiGlu { alpha: 1.702, limit: 7.0 };
+        }
+    }
+    spec
+}
+
 #[test]
 fn law_4_rounds_allocate_nothing() {
     let limits = Limits { max_rows: 16, slots: 2, pages: 64, page_size: 16, max_positions: 512 };
     let model = random_model(spec(), Formats::mimo_fp4(), 3);
-    for simd in Simd::available() {
+    let optional = random_model(with_options(spec()), Formats::mimo_fp4(), 3);
+    for (model, simd) in [model, optional]
+        .iter()
+        .flat_map(|model| Simd::available().into_iter().map(move |simd| (model, simd)))
+    {
         let config = CpuConfig { threads: Some(3), simd: Some(simd), limits };
         let mut executor = CpuExecutor::new(model.clone(), config).unwrap();
         for slot in 0..2 {
