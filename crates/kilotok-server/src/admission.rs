@@ -9,6 +9,9 @@ use crate::error::ApiError;
 /// Weight of the newest observation in the mean.
 const NEWEST: f64 = 0.1;
 
+/// What is said of the wait while nothing has finished yet.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
 /// Counts sequences; what does not fit is refused at once, which costs nobody anything.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -37,12 +40,14 @@ impl Admission {
         self.in_flight.load(Ordering::Relaxed)
     }
 
-    /// The wait to expect for a sequence that comes now, from the mean time of those before it.
-    pub(crate) fn expected_wait(&self) -> Duration {
+    /// The wait to expect for a sequence that comes now, from the mean time of those before it;
+    /// `None` while there were none.
+    pub(crate) fn expected_wait(&self) -> Option<Duration> {
         let slots = self.slots.load(Ordering::Relaxed).max(1);
         let ahead = (self.in_flight() + 1).saturating_sub(slots);
         let service = self.service_us.load(Ordering::Relaxed);
-        Duration::from_micros(service.saturating_mul(ahead as u64) / slots as u64)
+        (service > 0)
+            .then(|| Duration::from_micros(service.saturating_mul(ahead as u64) / slots as u64))
     }
 
     pub(crate) fn observe(&self, service: Duration) {
@@ -71,7 +76,7 @@ impl Permit {
         if before + sequences > most && before > 0 {
             admission.in_flight.fetch_sub(sequences, Ordering::AcqRel);
             app.metrics().rejected("queue_full");
-            let wait = admission.expected_wait();
+            let wait = admission.expected_wait().unwrap_or(UNKNOWN);
             let wait = wait.clamp(Duration::from_millis(50), Duration::from_secs(120));
             return Err(ApiError::overloaded(
                 format!(

@@ -49,8 +49,9 @@ impl Generation {
         let engine = app.engine()?;
         let tracker = Tracker::new(app);
         let sequences = job.prompts.len() * job.params.n as usize;
-        if let Some(deadline) = job.deadline {
-            let wait = app.admission().expected_wait();
+        if let Some(deadline) = job.deadline
+            && let Some(wait) = app.admission().expected_wait()
+        {
             if wait > deadline {
                 app.metrics().rejected("deadline");
                 return Err(ApiError::deadline(format!(

@@ -38,3 +38,8 @@ pub use auth::ApiKeys;
 pub use config::{Hosts, RequestLimits, SamplingDefaults, ServerConfig};
 pub use listener::{ConnectionLimits, Drained, serve};
 pub use router::router;
+
+/// Compiles the examples of the embedding guide.
+#[cfg(doctest)]
+#[doc = include_str!("../../../docs/embedding.md")]
+struct EmbeddingGuide;

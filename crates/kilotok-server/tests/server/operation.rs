@@ -106,7 +106,7 @@ async fn a_full_queue_refuses_at_once_and_says_how_long_to_wait() {
     let mut config = ServerConfig::named("sim");
     config.max_queue = 2;
     let server = Arc::new(Server::new(config, Duration::from_millis(2)));
-    let body = json!({"prompt": "x", "max_tokens": 100, "speculation": "off", "ignore_eos": true});
+    let body = json!({"prompt": "x", "max_tokens": 300, "speculation": "off", "ignore_eos": true});
     let tasks: Vec<_> = (0..30)
         .map(|_| {
             let (server, body) = (Arc::clone(&server), body.clone());
@@ -118,13 +118,17 @@ async fn a_full_queue_refuses_at_once_and_says_how_long_to_wait() {
         })
         .collect();
     let (mut served, mut refused) = (0, 0);
+    let (mut quickest, mut slowest_refusal) = (Duration::MAX, Duration::ZERO);
     for task in tasks {
         let (reply, took) = task.await.unwrap();
         match reply.status.as_u16() {
-            200 => served += 1,
+            200 => {
+                served += 1;
+                quickest = quickest.min(took);
+            }
             429 => {
                 refused += 1;
-                assert!(took < Duration::from_millis(500), "{took:?}");
+                slowest_refusal = slowest_refusal.max(took);
                 assert!(reply.headers.contains_key("retry-after"));
                 let ms: u64 = reply.headers["retry-after-ms"].to_str().unwrap().parse().unwrap();
                 assert!((50..=120_000).contains(&ms));
@@ -134,6 +138,7 @@ async fn a_full_queue_refuses_at_once_and_says_how_long_to_wait() {
         }
     }
     assert_eq!((served, refused), (SLOTS + 2, 30 - SLOTS - 2));
+    assert!(slowest_refusal < quickest, "a refusal waits for nobody");
     server.idle().await;
     let metrics = server.get("/metrics").await.text;
     let line = "vllm:admission_rejections_total{model_name=\"sim\",reason=\"queue_full\"} 24";

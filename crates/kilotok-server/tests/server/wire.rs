@@ -126,15 +126,17 @@ async fn sockets_that_close_free_their_slots() {
         drop(stream);
     }
     server.idle().await;
-    // A slot is free again within a round or two of the disconnect.
+    // The request is cancelled and not run to its end.
     let stream = send(listening.address, "/v1/chat/completions", &chat(1500, true)).await;
     while server.engine.engine().stats().running == 0 {
         tokio::time::sleep(Duration::from_micros(200)).await;
     }
-    let left = Instant::now();
+    let before = server.engine.engine().stats();
     drop(stream);
     server.idle().await;
-    assert!(left.elapsed() < Duration::from_millis(500), "{:?}", left.elapsed());
+    let after = server.engine.engine().stats();
+    assert_eq!((after.cancelled, after.finished), (before.cancelled + 1, before.finished));
+    println!("{} rounds until the slot was free", after.rounds - before.rounds);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
