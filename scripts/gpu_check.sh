@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Runs every GPU test and GPU benchmark of an installed kilotok; needs no Rust. The machine has to have a GPU.
+# Runs every GPU test and GPU benchmark of an installed kilotok; needs no Rust. The machine has to have a GPU, and nvcc for
+# the stand-alone benchmarks (or compiled ones: KILOTOK_BENCH_PROGRAMS).
 #
 # Environment: PYTHON (default python3), KILOTOK_RESULTS_DIR (default benches/results).
 # Writes <results>/<gpu>/<benchmark>.json with GPU, driver, clocks, date and command.

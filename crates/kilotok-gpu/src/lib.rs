@@ -21,6 +21,7 @@ mod error;
 mod launch;
 mod library;
 pub mod mem;
+pub mod ops;
 pub mod pool;
 mod probe;
 mod report;

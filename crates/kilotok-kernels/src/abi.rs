@@ -90,4 +90,54 @@ shared! {
         /// Blocks in the grid.
         num_blocks: u32,
     }
+
+    /// Arguments of `kilotok_moe_up`; shapes and layouts in `ops/moe_up.cuh`.
+    KilotokMoeUpArgs as MoeUpArgs, 56 bytes {
+        /// Device address of all experts' gate and up steps.
+        weights: u64,
+        /// Device address of `[rows, size]` bf16.
+        x: u64,
+        /// Device address of `[rows, top_k]` u32.
+        experts: u64,
+        /// Device address of `[rows, top_k, inter]` bf16, written.
+        hidden: u64,
+        /// From one expert's steps to the next one's.
+        expert_bytes: u64,
+        /// 1 to 8; `rows * top_k` is at most 64.
+        rows: u32,
+        /// Experts per row.
+        top_k: u32,
+        /// A multiple of 64.
+        size: u32,
+        /// A multiple of 16.
+        inter: u32,
+    }
+
+    /// Arguments of `kilotok_moe_down`; shapes and layouts in `ops/moe_down.cuh`.
+    KilotokMoeDownArgs as MoeDownArgs, 72 bytes {
+        /// Device address of all experts' down steps.
+        weights: u64,
+        /// Device address of `[rows, top_k, inter]` bf16.
+        hidden: u64,
+        /// Device address of `[rows, top_k]` u32.
+        experts: u64,
+        /// Device address of `[rows, top_k]` f32.
+        gates: u64,
+        /// Device address of `[rows, size]` f32, read and written.
+        residual: u64,
+        /// From one expert's steps to the next one's.
+        expert_bytes: u64,
+        /// 1 to 8; `rows * top_k` is at most 64.
+        rows: u32,
+        /// Experts per row.
+        top_k: u32,
+        /// A multiple of 32.
+        size: u32,
+        /// A multiple of 64.
+        inter: u32,
+        /// Steps of K that one warp adds up before the slices are added; a function of `inter` alone.
+        slice_steps: u32,
+        /// Keeps the size a multiple of 8.
+        reserved: u32,
+    }
 }

@@ -11,6 +11,7 @@ mod debug;
 mod engine;
 mod errors;
 mod gpu;
+mod gpu_ops;
 mod info;
 mod inspection;
 mod load;
@@ -34,6 +35,8 @@ mod _core {
     use super::engine::Engine;
     #[pymodule_export]
     use super::gpu::{gpu_memory, gpu_report, run_gpu_probe};
+    #[pymodule_export]
+    use super::gpu_ops::gpu_moe;
     #[pymodule_export]
     use super::inspection::inspect;
     #[pymodule_export]
