@@ -3,29 +3,37 @@
 //! Any choice here is lossless: it changes how many drafts are verified, never which tokens
 //! come out (law 2), so the decision may depend on clocks.
 
-/// Weight of a new observation in the moving averages of acceptance.
-const RATE: f64 = 0.08;
+/// What an older observation keeps of its weight with each new one: a memory of about 12 rounds,
+/// since text changes its nature quickly.
+const MEMORY: f64 = 0.92;
+
+/// Acceptance that a new sequence is credited with, so that it drafts until it knows better.
+const PRIOR: f64 = 0.8;
+
+/// Observations that the credit counts for.
+const PRIOR_WEIGHT: f64 = 2.0;
 
 /// Conditional acceptance per draft position: P(draft j accepted | drafts before j accepted).
 #[derive(Clone, Debug)]
 pub(crate) struct Acceptance {
-    conditional: Vec<f64>,
+    /// Weighted hits and tries of each position.
+    counts: Vec<(f64, f64)>,
 }
 
 impl Acceptance {
-    /// An optimistic start, so that a new sequence drafts whole blocks until it knows better.
+    /// Knows nothing yet.
     pub(crate) fn new(max_drafts: usize) -> Self {
-        Self { conditional: vec![0.8; max_drafts] }
+        Self { counts: vec![(PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT); max_drafts] }
     }
 
     /// Learns from one round.
     pub(crate) fn observe(&mut self, drafted: usize, accepted: usize) {
-        for (j, p) in self.conditional.iter_mut().enumerate().take(drafted) {
+        for (j, (hits, tries)) in self.counts.iter_mut().enumerate().take(drafted) {
             if j > accepted {
                 break;
             }
-            let hit = f64::from(u8::from(j < accepted));
-            *p += RATE * (hit - *p);
+            *hits = *hits * MEMORY + f64::from(u8::from(j < accepted));
+            *tries = *tries * MEMORY + 1.0;
         }
     }
 
@@ -33,8 +41,8 @@ impl Acceptance {
     pub(crate) fn expected(&self, drafts: usize) -> f64 {
         let mut reach = 1.0;
         let mut tokens = 1.0;
-        for p in self.conditional.iter().take(drafts) {
-            reach *= p;
+        for (hits, tries) in self.counts.iter().take(drafts) {
+            reach *= hits / tries;
             tokens += reach;
         }
         tokens
@@ -44,6 +52,12 @@ impl Acceptance {
 /// Samples kept of one quantity; their median is the estimate, so that a stall of the machine
 /// (which is no property of the model) moves nothing.
 const KEPT: usize = 9;
+
+/// Rounds between plain ones that keep the cost of a plain step measured.
+const PLAIN_EVERY: usize = 64;
+
+/// Rounds before the first of them.
+const PLAIN_EARLY: usize = 4;
 
 /// Samples of whole blocks before the length may be chosen by them.
 const ENOUGH: usize = 5;
@@ -77,15 +91,26 @@ pub(crate) struct CostModel {
     verify: Vec<Recent>,
     /// Commit and draft of one round with drafts.
     draft: Recent,
+    /// Rounds since a plain step of one sequence was measured.
+    since_plain: usize,
 }
 
 impl CostModel {
     pub(crate) fn new(max_rows: usize) -> Self {
-        Self { verify: vec![Recent::default(); max_rows + 1], draft: Recent::default() }
+        let verify = vec![Recent::default(); max_rows + 1];
+        Self { verify, draft: Recent::default(), since_plain: 0 }
+    }
+
+    /// Whether a plain step is to be measured: one early on, then one of [`PLAIN_EVERY`] rounds,
+    /// because without them a receipt could only assume what speculation won.
+    pub(crate) fn wants_plain(&self) -> bool {
+        let spacing = if self.samples(1) == 0 { PLAIN_EARLY } else { PLAIN_EVERY };
+        self.since_plain + 1 >= spacing
     }
 
     /// Learns from one round of `rows` rows.
     pub(crate) fn observe(&mut self, rows: usize, verify: f64, draft: Option<f64>) {
+        self.since_plain = if rows == 1 { 0 } else { self.since_plain + 1 };
         if let Some(recent) = self.verify.get_mut(rows) {
             recent.push(verify);
         }
@@ -210,7 +235,7 @@ mod tests {
 
     #[test]
     fn expected_tokens_count_the_bonus() {
-        let acceptance = Acceptance { conditional: vec![0.5; 7] };
+        let acceptance = Acceptance { counts: vec![(0.5, 1.0); 7] };
         assert!((acceptance.expected(2) - 1.75).abs() < 1e-12);
         assert!((acceptance.expected(0) - 1.0).abs() < 1e-12);
     }

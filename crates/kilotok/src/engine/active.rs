@@ -9,13 +9,6 @@ use crate::backend::{Page, Progress, SequenceInit, TokenLogprobs};
 use crate::dflash::{Acceptance, CostModel, choose_drafts};
 use crate::error::Result;
 
-/// Decode rounds between two plain rounds that keep the cost of a plain step measured: without
-/// them a receipt could only assume what speculation won.
-const PLAIN_EVERY: usize = 64;
-
-/// The first plain round.
-const FIRST_PLAIN: usize = 3;
-
 /// Rounds between two whole blocks while the adaptive length is shorter, so that a drafter that
 /// got better is noticed.
 const EXPLORE_EVERY: usize = 32;
@@ -121,7 +114,7 @@ impl Active {
     /// Decides the number of drafts of the next round.
     pub(super) fn decide(&mut self, cost: &CostModel, sequences: usize, max_drafts: usize) {
         let round = self.receipt.rounds;
-        let plain = sequences == 1 && round % PLAIN_EVERY == FIRST_PLAIN;
+        let plain = sequences == 1 && cost.wants_plain();
         self.drafts = match self.speculation {
             Speculation::Off => 0,
             _ if plain => 0,

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
@@ -223,6 +224,7 @@ impl Worker {
     }
 
     fn round(&mut self) -> Result<()> {
+        let started = Instant::now();
         let sequences = self.order.len();
         let (cost, max_drafts) = (&self.cost, self.info.max_drafts);
         for slot in &self.order {
@@ -238,20 +240,27 @@ impl Worker {
         plan_round(wants, self.limits.max_rows, self.config.prefill_chunk, &mut self.plan);
         // One round a run: the host plans anew each time, and tokens reach callers at once.
         self.backend.run(&self.plan, 1, &mut self.report)?;
-        self.learn();
+        self.count();
         self.deliver();
+        self.learn(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Feeds the cost model and the counters.
-    fn learn(&mut self) {
+    /// Feeds the cost model with a round that took `seconds` in all: what a round costs includes
+    /// planning and delivery, which short rounds pay more often.
+    fn learn(&mut self, seconds: f64) {
         let report = &self.report;
-        let pure = self.plan.iter().all(|w| matches!(w, Work::Decode { .. }));
-        let drafted: usize = report.progress.iter().map(|p| p.drafted).sum();
-        if pure {
-            let draft = (drafted > 0).then_some(report.draft_seconds);
-            self.cost.observe(report.rows, report.verify_seconds, draft);
+        if self.plan.iter().all(|w| matches!(w, Work::Decode { .. })) {
+            let drafted = report.progress.iter().any(|p| p.drafted > 0);
+            let draft = drafted.then_some(report.draft_seconds);
+            self.cost.observe(report.rows, seconds - draft.unwrap_or(0.0), draft);
         }
+    }
+
+    /// Feeds the counters.
+    fn count(&mut self) {
+        let report = &self.report;
+        let drafted: usize = report.progress.iter().map(|p| p.drafted).sum();
         let shared = &self.shared;
         shared.rounds.fetch_add(u64::from(report.rounds), Ordering::Relaxed);
         shared.tokens.fetch_add(report.tokens.len() as u64, Ordering::Relaxed);
