@@ -32,7 +32,8 @@ pub(super) fn run(
     let pairs = rows * top_k;
     let active = routes.active.iter().map(|e| &experts[*e as usize].down);
     let (_, sorted) = routes.sorted(pairs);
-    packed.pack(hidden, sorted, inter, Orders::of(active));
+    let groups = routes.active.iter().map(|e| routes.of(*e));
+    packed.pack_groups(hidden, sorted, inter, Orders::of(active), groups);
     let (packed, out) = (&*packed, Output::new(outputs));
     let tiles = width.div_ceil(TASK_OUTPUTS);
     compute.tasks(routes.active.len() * tiles, pairs * inter * width, |task, _| {

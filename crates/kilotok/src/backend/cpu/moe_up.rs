@@ -25,7 +25,8 @@ pub(super) fn run(
     let orders = Orders::of(active.flat_map(|e| [&e.gate, &e.up]));
     // Rows are packed once per selected expert, so that an expert's rows are adjacent.
     let (from, to) = routes.sorted(rows * top_k);
-    packed.pack(normed, from, cols, orders);
+    let groups = routes.active.iter().map(|e| routes.of(*e));
+    packed.pack_groups(normed, from, cols, orders, groups);
     let (x, out, up) = (&*packed, Output::new(hidden), up.parts());
     let tiles = inter.div_ceil(TASK_OUTPUTS);
     compute.tasks(routes.active.len() * tiles, 2 * to.len() * inter * cols, |task, thread| {

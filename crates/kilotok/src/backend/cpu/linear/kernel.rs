@@ -41,7 +41,7 @@ pub(crate) struct Source {
     pub(crate) base: *const f32,
     /// Floats from one row to the next.
     pub(crate) stride: usize,
-    /// Split parts of row 0, on the AMX path.
+    /// Split parts of row `first`, on the AMX path.
     pub(crate) split: *const u32,
     /// Values from one pair of split columns to the next.
     pub(crate) split_stride: usize,

@@ -75,11 +75,11 @@ pub(super) fn weights(matrix: &Matrix) -> Weights {
     }
 }
 
-/// Some packed rows in the order `matrix` takes.
+/// Some packed rows, all or a group of them, in the order `matrix` takes.
 pub(super) fn source(matrix: &Matrix, x: &Packed, rows: Range<usize>) -> Source {
     assert_eq!(x.cols, matrix.cols, "activations do not fit the matrix");
     assert!(rows.start <= rows.end && rows.end <= x.rows, "row out of range");
-    let (split, split_stride) = x.split();
+    let (split, split_stride) = x.split(&rows);
     Source {
         base: x.rows_for(&matrix.format).as_ptr(),
         stride: x.stride,

@@ -1,6 +1,8 @@
 //! Activations laid out for the dot products.
 #![allow(unsafe_code, reason = "calls the kernels of a SIMD path")]
 
+use std::ops::Range;
+
 use super::super::simd::Kernels;
 use crate::matrix::{Format, Matrix};
 
@@ -13,12 +15,20 @@ pub(super) const PARTS: usize = 3;
 /// Values beyond the last that a tile may read: it takes up to five rows at a time.
 const SPLIT_SLACK: usize = 16;
 
-/// Values from one pair of columns to the next: whole cache lines, one value more than there are
-/// at least, and an odd number of lines where there are many, so that the pairs of a tile do not
-/// compete for the same lines of a cache.
+/// Room for a row in every pair of columns: its parts and one value more.
+const SPLIT_ROW: usize = PARTS + 1;
+
+/// Values from one pair of columns to the next in a group of rows, one more than there are at
+/// least and [`SPLIT_ROW`] a row at most: nothing between few rows, since experts are multiplied
+/// by one row or two, and whole cache lines from sixteen rows on, an odd number of them where
+/// possible, so that the pairs of a tile do not compete for the same lines of a cache.
 fn split_stride(rows: usize) -> usize {
+    if rows < 16 {
+        return rows * SPLIT_ROW;
+    }
     let lines = (rows * PARTS + 1).div_ceil(16);
-    16 * if lines > 4 { lines | 1 } else { lines }
+    let odd = lines | 1;
+    16 * if 16 * odd <= rows * SPLIT_ROW { odd } else { lines }
 }
 
 /// Rows to split: `[rows, cols]` floats at `x`, columns a multiple of 32.
@@ -45,7 +55,8 @@ pub(crate) struct Packed {
     natural: Vec<f32>,
     /// `[rows, stride]`, columns in MXFP4 order.
     mxfp4: Vec<f32>,
-    /// `[stride / 2, split_stride]`, on the AMX path alone; see [`SplitJob::out`].
+    /// `[stride / 2, split_stride]` for every group of rows, on the AMX path alone; see
+    /// [`SplitJob::out`]. A group starts where `SPLIT_ROW` values a row and pair put it.
     split: Vec<u32>,
     lanes: usize,
     splitter: Option<Split>,
@@ -56,6 +67,8 @@ pub(crate) struct Packed {
     pub(super) cols: usize,
     /// Number of rows.
     pub(super) rows: usize,
+    /// Whether all rows are one group.
+    whole: bool,
 }
 
 /// Which orders the consumers of packed rows need.
@@ -87,8 +100,7 @@ impl Packed {
         let floats = rows * per_row;
         let (mxfp4, split) = match kernels.split {
             None => (floats, 0),
-            // `split_stride` is below `PARTS * rows + 32`, and a row at most `per_row` wide.
-            Some(_) => (0, per_row * (rows * PARTS + 32) / 2 + SPLIT_SLACK),
+            Some(_) => (0, floats / 2 * SPLIT_ROW + SPLIT_SLACK),
         };
         Self {
             natural: vec![0.0; floats],
@@ -100,6 +112,7 @@ impl Packed {
             stride: 0,
             cols: 0,
             rows: 0,
+            whole: true,
         }
     }
 
@@ -113,8 +126,21 @@ impl Packed {
         (self.natural.len() + self.mxfp4.len()) * 4 + self.split.len() * 4
     }
 
-    /// Packs rows `rows` of `x`, `[_, cols]`, one after the other.
+    /// Packs rows `rows` of `x`, `[_, cols]`, one after the other, to be multiplied together.
     pub(crate) fn pack(&mut self, x: &[f32], rows: &[u32], cols: usize, orders: Orders) {
+        self.pack_groups(x, rows, cols, orders, std::iter::once(0..rows.len()));
+        self.whole = true;
+    }
+
+    /// As [`Packed::pack`], for rows of which `groups` are multiplied by matrices of their own.
+    pub(crate) fn pack_groups(
+        &mut self,
+        x: &[f32],
+        rows: &[u32],
+        cols: usize,
+        orders: Orders,
+        groups: impl Iterator<Item = Range<usize>>,
+    ) {
         let stride = Self::padded(cols);
         assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
         for (i, row) in rows.iter().enumerate() {
@@ -130,14 +156,19 @@ impl Packed {
             }
         }
         if let Some(split) = self.splitter.filter(|_| orders.narrow || orders.mxfp4) {
-            let out_stride = split_stride(rows.len());
-            assert!(stride / 2 * out_stride + SPLIT_SLACK <= self.split.len());
-            let (x, out) = (self.natural.as_ptr(), self.split.as_mut_ptr());
-            let job = SplitJob { x, rows: rows.len(), cols: stride, out, out_stride };
-            // SAFETY: kernels are handed out after feature detection; both buffers are ours and
-            // hold the rows and all pairs.
-            unsafe { split(&job) };
+            for group in groups {
+                let out_stride = split_stride(group.len());
+                let x = &self.natural[group.start * stride..group.end * stride];
+                let out = &mut self.split[group.start * SPLIT_ROW * (stride / 2)..];
+                assert!(stride / 2 * out_stride + SPLIT_SLACK <= out.len());
+                let (x, out) = (x.as_ptr(), out.as_mut_ptr());
+                let job = SplitJob { x, rows: group.len(), cols: stride, out, out_stride };
+                // SAFETY: kernels are handed out after feature detection; both buffers are ours
+                // and hold the group's rows and all pairs.
+                unsafe { split(&job) };
+            }
         }
+        self.whole = false;
         (self.stride, self.cols, self.rows, self.orders) = (stride, cols, rows.len(), orders);
     }
 
@@ -152,9 +183,11 @@ impl Packed {
         rows
     }
 
-    /// The split parts, empty on other paths, and their stride.
-    pub(super) fn split(&self) -> (&[u32], usize) {
-        (&self.split, split_stride(self.rows))
+    /// The split parts of a group of rows, empty on other paths, and their stride.
+    pub(super) fn split(&self, group: &Range<usize>) -> (&[u32], usize) {
+        assert!(!self.whole || *group == (0..self.rows), "rows were packed to stay together");
+        let at = (group.start * SPLIT_ROW * (self.stride / 2)).min(self.split.len());
+        (&self.split[at..], split_stride(group.len()))
     }
 }
 

@@ -58,7 +58,7 @@ unsafe fn prefetch(first: *const u8, step: usize, lines: usize) {
     let next = first.wrapping_add(step * lines * 64);
     for line in 0..lines {
         // SAFETY: a prefetch reads nothing.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * 64).cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast()) };
     }
 }
 

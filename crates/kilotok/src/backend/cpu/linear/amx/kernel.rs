@@ -113,7 +113,6 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
         for (n, row) in rows.iter_mut().enumerate() {
             *row = start + n.min(some - 1);
         }
-        let more = start + OUTPUTS < job.outputs.end;
         // SAFETY: weight rows are inside the job; pairs of the piece's rows are inside the pack,
         // and the rows that fill up its last tile are inside the pack or its slack.
         unsafe {
@@ -123,15 +122,14 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
             let (mut now, mut next) = (now, next);
             let mut tiles = weights.step(&rows, 0, now);
             for step in 0..steps {
-                if more {
-                    weights.prefetch(start + OUTPUTS, step);
-                }
+                // Beyond the job's last too: another thread's next rows leave memory early.
+                weights.prefetch(start + OUTPUTS, step);
                 let mut following = tiles;
                 if step + 1 < steps {
                     following = weights.step(&rows, step + 1, next);
                 }
                 let x = job.source.split.add(step * STEP / 2 * stride);
-                let x = x.add((job.source.first + first) * PARTS);
+                let x = x.add(first * PARTS);
                 let (x, rows) = (Pairs { x, stride }, each * PARTS);
                 let left = blocks - 4 * step;
                 block::<T, 0>(tiles, x, rows, 0);
