@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,7 +32,7 @@ class Forward:
         return ops.tap(self.residuals, list(layer_ids))
 
 
-class Target:
+class Target(ABC):
     """A target model; families say what their attention and feed-forward compute.
 
     Attributes
@@ -48,19 +49,19 @@ class Target:
     norm: np.ndarray
     layers: list[dict[str, np.ndarray]]
 
-    def __init__(self, path: str | Path, dtype: type = np.float64) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def __init__(self, path: str | Path, dtype: type = np.float64) -> None: ...
 
     def _array(self, name: str, chunks: int = 1) -> np.ndarray:
         return self.checkpoint.array(name, chunks).astype(self.dtype)
 
+    @abstractmethod
     def attention(self, a: np.ndarray, layer: Any, w: dict[str, np.ndarray]) -> np.ndarray:
         """Attention of normed rows [T, H] at positions 0..T-1, before the residual add."""
-        raise NotImplementedError
 
+    @abstractmethod
     def ffn(self, m: np.ndarray, layer: Any, w: dict[str, np.ndarray]) -> np.ndarray:
         """Dense or expert sub-layer on normed rows [T, H], before the residual add."""
-        raise NotImplementedError
 
     def forward(self, token_ids: Sequence[int]) -> Forward:
         """Logits and residuals of every row of one sequence."""

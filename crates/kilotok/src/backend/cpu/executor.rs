@@ -1,24 +1,22 @@
 //! Interprets the three lines of a program over preallocated buffers.
 
+mod draft;
+mod target;
+
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot};
-use super::attention::{self, Heads, Keys, QueryRow};
 use super::cache::{Cache, CacheShape};
 use super::pages::PageTables;
 use super::scratch::{Extents, Scratch};
 use super::simd::Simd;
 use super::workers::{Compute, Workers};
-use super::{
-    attention_full, attention_swa, check, dense_down, dense_up, draft_attention, draft_choose,
-    draft_context, draft_embed, draft_fc, draft_qkv, embed, kv_append, lm_head, moe_down, moe_up,
-    o_proj, qkv, rms_norm, rope, router, tap, value_scale,
-};
+use super::{attention_swa, check, draft_context, draft_fc};
 use crate::error::{Error, Result};
-use crate::model::{DrafterWeights, MlpWeights, Model};
-use crate::program::{Op, OpKind, Program};
-use crate::spec::{DrafterSpec, HeadMap, MlpSpec, ModelSpec};
+use crate::model::Model;
+use crate::program::{OpKind, Program};
+use crate::spec::{HeadMap, ModelSpec};
 
 /// How a [`CpuExecutor`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -176,244 +174,6 @@ impl CpuExecutor {
     pub fn draft_logits(&self, index: usize) -> &[f32] {
         let vocab = self.model.spec.vocab;
         &self.scratch.draft_logits[index * vocab..][..vocab]
-    }
-
-    fn draft_piece(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>) {
-        let s = &mut self.scratch;
-        s.places.clear();
-        s.draft_rows.clear();
-        for (number, block) in blocks.iter().enumerate() {
-            for row in 0..=block.drafts {
-                if row > 0 {
-                    s.draft_rows.push(s.places.len() as u32);
-                }
-                s.places.push((number as u32, row));
-            }
-        }
-        if s.draft_rows.is_empty() {
-            return;
-        }
-        if let Some(table) = &mut s.draft_rope {
-            table.fill(s.places.iter().map(|(number, row)| blocks[*number as usize].start + row));
-        }
-        let model = Arc::clone(&self.model);
-        let (Some(spec), Some(drafter)) = (&model.spec.drafter, &model.drafter) else { return };
-        for i in 0..self.program.draft.len() {
-            let op = self.program.draft[i];
-            self.draft_op(op, (spec, drafter), blocks, out);
-        }
-    }
-
-    fn target_op(&mut self, op: Op) {
-        let (model, compute, s) = (&*self.model, &self.compute, &mut self.scratch);
-        let (spec, rows) = (&model.spec, self.rows.as_slice());
-        let (count, hidden) = (rows.len(), spec.hidden);
-        let identity = &s.identity[..count];
-        let norm = |weight: &[f32], x: &[f32], out: &mut [f32]| {
-            rms_norm::run(compute, count, x, weight, spec.norm_eps, out);
-        };
-        let weights = &model.layers.get(op.layer);
-        let layer = || weights.map(|w| (w, &spec.layers[op.layer], &self.head_maps[op.layer]));
-        let Some((weights, layer, map)) = layer() else { return };
-        let attention = &layer.attention;
-        match op.kind {
-            OpKind::Embed => {
-                embed::run(&model.embed, rows.iter().map(|r| r.token), &mut s.residual);
-            }
-            OpKind::AttentionNorm => norm(&weights.input_norm, &s.residual, &mut s.normed),
-            OpKind::MlpNorm => norm(&weights.post_norm, &s.residual, &mut s.normed),
-            OpKind::FinalNorm => norm(&model.norm, &s.residual, &mut s.normed),
-            OpKind::Qkv => {
-                let qkv = (&weights.attention.qkv, weights.attention.qkv_bias.as_deref());
-                let packed = &mut s.packed;
-                qkv::run(compute, qkv, packed, &s.normed, identity, &mut s.qkv, map.width);
-            }
-            OpKind::Rope => {
-                let table = &s.ropes[s.layer_rope[op.layer]];
-                rope::run(table, count, &mut s.qkv, map.width, [&map.q, &map.k]);
-            }
-            OpKind::ValueScale => {
-                let scale = attention.value_scale;
-                value_scale::run(scale, count, &mut s.qkv, map.width, &map.v, attention.v_dim);
-            }
-            OpKind::KvAppend => {
-                kv_append::run(&mut self.caches[op.layer], &self.pages, rows, map, &s.qkv);
-            }
-            OpKind::AttentionFull | OpKind::AttentionSwa => {
-                let (cache, pages) = (&self.caches[op.layer], &self.pages);
-                let heads = Heads {
-                    count: attention.heads,
-                    offsets: &map.q,
-                    qkv: &s.qkv,
-                    qkv_stride: map.width,
-                    sinks: weights.attention.sinks.as_deref(),
-                };
-                let window = attention.window;
-                let query = |i: usize| {
-                    let (slot, position) = (rows[i].slot, rows[i].position as usize);
-                    QueryRow {
-                        keys: Keys { cache, slot, pages: pages.of(slot), block: None },
-                        visible: match window {
-                            None => attention_full::visible(position),
-                            Some(w) => attention_swa::visible(position, w),
-                        },
-                    }
-                };
-                let out = &mut s.attention;
-                attention::run(compute, &mut s.attend, count, &heads, cache, query, out);
-            }
-            OpKind::OProj => {
-                let o_proj = (&weights.attention.o_proj, weights.attention.o_bias.as_deref());
-                let packed = &mut s.packed;
-                o_proj::run(compute, o_proj, packed, &s.attention, identity, &mut s.residual);
-            }
-            OpKind::DenseUp => {
-                if let MlpWeights::Dense(mlp) = &weights.mlp {
-                    let packed = (&mut s.packed, &mut s.up);
-                    let out = &mut s.activations;
-                    dense_up::run(compute, mlp, packed, &s.normed, identity, out);
-                }
-            }
-            OpKind::DenseDown => {
-                if let MlpWeights::Dense(mlp) = &weights.mlp {
-                    let (packed, residual) = (&mut s.packed, &mut s.residual);
-                    dense_down::run(compute, &mlp.down, packed, &s.activations, identity, residual);
-                }
-            }
-            OpKind::Router | OpKind::MoeUp | OpKind::MoeDown => {
-                let (MlpWeights::Moe { router, router_bias, experts }, MlpSpec::Moe(moe)) =
-                    (&weights.mlp, &layer.mlp)
-                else {
-                    return;
-                };
-                let (packed, routes) = (&mut s.packed, &mut s.routes);
-                match op.kind {
-                    OpKind::Router => {
-                        let router = (router, &**router_bias);
-                        router::run(compute, router, moe, packed, &s.normed, identity, routes);
-                    }
-                    OpKind::MoeUp => {
-                        let (packed, out) = ((packed, &mut s.up), &mut s.activations);
-                        let experts = (experts.as_slice(), moe.activation);
-                        let routes = (&*routes, moe.top_k);
-                        moe_up::run(compute, experts, routes, packed, &s.normed, identity, out);
-                    }
-                    _ => {
-                        let buffers = moe_down::Buffers {
-                            hidden: &s.activations,
-                            outputs: &mut s.expert_outputs,
-                            residual: &mut s.residual,
-                        };
-                        let size = (count, moe.top_k);
-                        moe_down::run(compute, experts, routes, packed, buffers, size);
-                    }
-                }
-            }
-            OpKind::Tap { index } => {
-                let taps = spec.drafter.as_ref().map_or(0, |d| d.taps.len());
-                tap::run(count, hidden, (index, taps), &s.residual, &mut s.taps);
-            }
-            OpKind::LmHead => {
-                s.logit_rows.clear();
-                let wanted = rows.iter().enumerate().filter(|(_, row)| row.needs_logits);
-                s.logit_rows.extend(wanted.map(|(i, _)| i as u32));
-                let head = &model.lm_head;
-                let (packed, logits) = (&mut s.packed, &mut s.logits);
-                lm_head::run(compute, head, packed, &s.normed, &s.logit_rows, identity, logits);
-            }
-            // Choosing and accepting need the requests; the round does both.
-            OpKind::Choose | OpKind::Accept => {}
-            _ => unreachable!("a drafter op in the target line"),
-        }
-    }
-
-    fn draft_op(
-        &mut self,
-        op: Op,
-        (spec, drafter): (&DrafterSpec, &DrafterWeights),
-        blocks: &[DraftBlock],
-        out: &mut Vec<u32>,
-    ) {
-        let (model, compute, s) = (&*self.model, &self.compute, &mut self.scratch);
-        let count = s.places.len();
-        let identity = &s.identity[..count];
-        let norm = |weight: &[f32], x: &[f32], out: &mut [f32]| {
-            rms_norm::run(compute, count, x, weight, spec.norm_eps, out);
-        };
-        let layer = &drafter.layers.get(op.layer);
-        let Some(layer) = layer else { return };
-        match op.kind {
-            OpKind::DraftEmbed => {
-                let mask = &drafter.mask_embedding;
-                draft_embed::run(&model.embed, mask, blocks, &mut s.residual);
-            }
-            OpKind::DraftAttentionNorm => norm(&layer.input_norm, &s.residual, &mut s.normed),
-            OpKind::DraftMlpNorm => norm(&layer.post_norm, &s.residual, &mut s.normed),
-            OpKind::DraftFinalNorm => norm(&drafter.norm, &s.residual, &mut s.normed),
-            OpKind::DraftQkv => {
-                let (packed, qkv) = (&mut s.packed, &mut s.qkv);
-                draft_qkv::run(compute, (spec, layer), packed, &s.normed, identity, qkv);
-            }
-            OpKind::DraftRope => {
-                let Some(table) = &s.draft_rope else { return };
-                let (layout, dim) = (draft_qkv::Layout::of(spec), spec.head_dim);
-                for (row, qkv) in s.qkv.chunks_exact_mut(layout.width).take(count).enumerate() {
-                    for head in qkv[..layout.v].chunks_exact_mut(dim) {
-                        table.rotate(row, head);
-                    }
-                }
-            }
-            OpKind::DraftAttention => {
-                let Some(block) = &mut s.block else { return };
-                let buffers = draft_attention::Buffers {
-                    qkv: &s.qkv,
-                    block,
-                    scratch: &mut s.attend,
-                    places: &s.places,
-                    offsets: &self.draft_offsets,
-                    out: &mut s.attention,
-                };
-                let (sinks, cache) = (layer.sinks.as_deref(), &self.draft_caches[op.layer]);
-                draft_attention::run(compute, (spec, op.layer), sinks, blocks, cache, buffers);
-            }
-            OpKind::DraftOProj => {
-                let packed = &mut s.packed;
-                o_proj::run(
-                    compute,
-                    (&layer.o_proj, None),
-                    packed,
-                    &s.attention,
-                    identity,
-                    &mut s.residual,
-                );
-            }
-            OpKind::DraftUp => {
-                let packed = (&mut s.packed, &mut s.up);
-                let out = &mut s.activations;
-                dense_up::run(compute, &layer.mlp, packed, &s.normed, identity, out);
-            }
-            OpKind::DraftDown => {
-                let (packed, residual) = (&mut s.packed, &mut s.residual);
-                dense_down::run(
-                    compute,
-                    &layer.mlp.down,
-                    packed,
-                    &s.activations,
-                    identity,
-                    residual,
-                );
-            }
-            OpKind::DraftHead => {
-                let head = &model.lm_head;
-                let (packed, logits) = (&mut s.packed, &mut s.draft_logits);
-                lm_head::run(compute, head, packed, &s.normed, &s.draft_rows, identity, logits);
-            }
-            OpKind::DraftChoose => {
-                let logits = s.draft_logits.chunks_exact(model.spec.vocab);
-                out.extend(logits.take(s.draft_rows.len()).map(draft_choose::run));
-            }
-            _ => unreachable!("a target op in the draft line"),
-        }
     }
 }
 
