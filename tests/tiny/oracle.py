@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,29 +12,16 @@ from .configs import target_config
 from .presets import Preset
 
 
-class Transformers:
-    """``MiMoV2FlashForCausalLM`` in float32 with eager attention.
+class Oracle:
+    """A causal language model of transformers in float32; families say how it is loaded."""
 
-    Its ``sliding_window`` counts visible keys, the query's own included, but reading a hub config
-    adds one to ``sliding_window_size`` from 5.23 on. So the config is always handed over in its own
-    spelling, where the number means the same in every version.
-    """
+    torch: Any
+    model: Any
+    residuals: list[np.ndarray]
 
-    def __init__(self, path: Path, preset: Preset) -> None:
-        import torch
-        import transformers
-
-        self.torch, self.version = torch, transformers.__version__
-        config = target_config(preset.but(spelling="transformers"))
-        self.model = transformers.MiMoV2FlashForCausalLM.from_pretrained(
-            path,
-            config=transformers.MiMoV2FlashConfig(**config),
-            dtype=torch.float32,
-            attn_implementation="eager",
-        )
-        if self.model.config.sliding_window != preset.window:
-            raise AssertionError("transformers changed the window")
-        self.residuals: list[np.ndarray] = []
+    def _watch(self) -> None:
+        """Keep the residual after every layer of the loaded model."""
+        self.residuals = []
         for layer in self.model.model.layers:
             layer.register_forward_hook(self._keep)
 
@@ -61,3 +49,28 @@ class Transformers:
             use_cache=self.model.config.sliding_window > 1,
         )
         return out[0, len(prompt) :].tolist()
+
+
+class Transformers(Oracle):
+    """``MiMoV2FlashForCausalLM`` in float32 with eager attention.
+
+    Its ``sliding_window`` counts visible keys, the query's own included, but reading a hub config
+    adds one to ``sliding_window_size`` from 5.23 on. So the config is always handed over in its own
+    spelling, where the number means the same in every version.
+    """
+
+    def __init__(self, path: Path, preset: Preset) -> None:
+        import torch
+        import transformers
+
+        self.torch, self.version = torch, transformers.__version__
+        config = target_config(preset.but(spelling="transformers"))
+        self.model = transformers.MiMoV2FlashForCausalLM.from_pretrained(
+            path,
+            config=transformers.MiMoV2FlashConfig(**config),
+            dtype=torch.float32,
+            attn_implementation="eager",
+        )
+        if self.model.config.sliding_window != preset.window:
+            raise AssertionError("transformers changed the window")
+        self._watch()
