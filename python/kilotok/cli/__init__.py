@@ -15,7 +15,13 @@ from kilotok.errors import Error, InvalidRequestError
 
 __all__ = ["main"]
 
-_COMMANDS = (generate, chat, inspect, doctor, bench)
+_COMMANDS = (
+    generate,
+    chat,
+    inspect,
+    doctor,
+    bench,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
