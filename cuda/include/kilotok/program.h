@@ -1,0 +1,345 @@
+// The program as the device reads it: op records, the rows of a pass, and what host and device tell
+// each other between passes.
+//
+// A *pass* takes at most KILOTOK_ROWS rows through a stretch of ops. Activations have a place for
+// every row; what stands in places past the number of rows is garbage that nobody reads. An op
+// writes buffers that only later ops read: between two ops lies a grid barrier (persistent mode) or
+// a kernel boundary (graph mode).
+//
+// Weights of the ops that stream are *steps*: 32 rows x some of K in the order in which a warp
+// multiplies them (layout/*.cuh), all steps of 32 rows (a *tile*) one after the other. Sums over K
+// are made per *chunk* of steps, then chunk by chunk: `chunk_steps` is a function of K and format
+// alone, so that the association never depends on rows, warps or blocks.
+#pragma once
+
+#include "kilotok/abi.h"
+
+#define KILOTOK_ROWS 8
+#define KILOTOK_PAIRS 64
+
+// KilotokOp.kind
+enum {
+  KILOTOK_OP_EMBED = 1,
+  KILOTOK_OP_ROPE = 2,
+  KILOTOK_OP_LINEAR = 3,
+  KILOTOK_OP_ATTENTION = 4,
+  KILOTOK_OP_ROUTER = 5,
+  KILOTOK_OP_MOE_UP = 6,
+  KILOTOK_OP_MOE_DOWN = 7,
+  KILOTOK_OP_DRAFT_ATTENTION = 8,
+  KILOTOK_OP_DRAFT_CONTEXT = 9,
+  KILOTOK_OP_CHOOSE = 10,
+  KILOTOK_OP_LAY_OUT = 11,
+  KILOTOK_OP_ACCEPT = 12,
+  KILOTOK_OP_DRAFT_CHOOSE = 13,
+};
+
+// KilotokOp.flags: ops with a flag that the command skips are passed over.
+enum {
+  KILOTOK_FLAG_LOGITS = 1,    // only where logits are wanted
+  KILOTOK_FLAG_DRAFT = 2,     // only where there are drafts
+  KILOTOK_FLAG_DECIDES = 4,   // may end the run: nothing after it is streamed before it has ended
+  KILOTOK_FLAG_NEW_PASS = 8,  // changes the rows of the pass
+};
+
+// KilotokMatrix.format
+enum { KILOTOK_BF16 = 0, KILOTOK_FP8 = 1, KILOTOK_MXFP4 = 2, KILOTOK_F32 = 3 };
+// KilotokLinear.store
+enum { KILOTOK_STORE_F32 = 0, KILOTOK_STORE_RESIDUAL = 1, KILOTOK_STORE_SWIGLU = 2 };
+// KilotokActivation.kind
+enum { KILOTOK_SILU = 0, KILOTOK_CLAMPED_SWIGLU = 1 };
+// KilotokMoeUp.router
+enum { KILOTOK_ROUTER_SIGMOID = 0, KILOTOK_ROUTER_SIGMOID_NORMALIZED = 1, KILOTOK_ROUTER_SOFTMAX = 2 };
+// KilotokRow.token of a drafter row that holds the mask embedding
+#define KILOTOK_MASK_TOKEN 0xFFFFFFFFu
+
+// A matrix in steps; for experts, `expert_bytes` from one expert's steps to the next one's.
+typedef struct KilotokMatrix {
+  uint64_t steps;
+  uint64_t expert_bytes;
+  uint32_t format;
+  uint32_t tiles;           // of 32 rows; the last one is filled up with zeros
+  uint32_t steps_per_tile;  // K / 64, FP8: K / 128, rounded up
+  uint32_t chunk_steps;
+} KilotokMatrix;
+
+// RMSNorm of an input whose rows are x * weight, not yet divided by their root mean square: that
+// factor is 1 / sqrt(sum of `parts` partial sums / width + eps) and is applied to the outputs.
+typedef struct KilotokNorm {
+  uint64_t squares;  // [parts][KILOTOK_ROWS] f32; 0: no norm
+  uint32_t parts;
+  float width;
+  float eps;
+  uint32_t reserved;
+} KilotokNorm;
+
+// A residual row and what the next norm needs of it.
+typedef struct KilotokResidual {
+  uint64_t residual;     // [KILOTOK_ROWS][stride] f32, read (unless fresh) and written
+  uint64_t norm_weight;  // [stride] f32 of the next norm, zeros past its end
+  uint64_t x;            // [KILOTOK_ROWS][x_stride] bf16: residual * norm_weight
+  uint64_t squares;      // [tiles][KILOTOK_ROWS] f32: sums of squares of 32 elements each
+  uint64_t tap;          // [KILOTOK_ROWS][tap_stride] bf16 copy of the residual; 0: none
+  uint32_t stride;
+  uint32_t x_stride;
+  uint32_t tap_stride;
+  uint32_t fresh;        // 1: the old residual counts as zero
+} KilotokResidual;
+
+typedef struct KilotokActivation {
+  uint32_t kind;
+  float alpha;
+  float limit;
+  uint32_t reserved;
+} KilotokActivation;
+
+// residual = row of the embedding.
+typedef struct KilotokEmbed {
+  uint64_t embedding;  // [vocab][width] bf16
+  uint64_t mask;       // [width] f32, for rows with KILOTOK_MASK_TOKEN
+  KilotokResidual to;
+  uint32_t width;
+  uint32_t tiles;
+} KilotokEmbed;
+
+// Cosines and sines of the rows' positions, computed in f64.
+typedef struct KilotokRope {
+  uint64_t frequencies;  // [pairs] f64
+  uint64_t rotations;    // [KILOTOK_ROWS][pairs] float2 (cos, sin)
+  uint32_t pairs;
+  float magnitude;
+} KilotokRope;
+
+// y = W x, by `store`:
+//   F32       out[row][i] = y + bias
+//   RESIDUAL  residual += y + bias
+//   SWIGLU    out[row][16 tile + i] = activation(gate, up): a tile is 16 gate rows above 16 up rows
+typedef struct KilotokLinear {
+  KilotokMatrix weights;
+  KilotokNorm norm;
+  KilotokResidual to;      // RESIDUAL
+  KilotokActivation activation;
+  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16, zeros from K on
+  uint64_t out;            // F32: [KILOTOK_ROWS][out_stride] f32; SWIGLU: bf16
+  uint64_t bias;           // [tiles * 32] f32 in the order of the tiles' rows; 0: none
+  uint32_t x_stride;
+  uint32_t out_stride;
+  uint32_t out_width;      // outputs past it are not written
+  uint32_t store;
+} KilotokLinear;
+
+// Scores of all experts, before bias and selection.
+typedef struct KilotokRouter {
+  uint64_t weights;  // [experts][width], row-major, bf16 or f32
+  uint64_t x;        // [KILOTOK_ROWS][x_stride] bf16
+  uint64_t logits;   // [KILOTOK_ROWS][experts] f32
+  KilotokNorm norm;
+  uint32_t x_stride;
+  uint32_t experts;
+  uint32_t width;    // a multiple of 4
+  uint32_t format;
+} KilotokRouter;
+
+// The experts of the rows of a pass: pair p = row * top_k + rank, best first.
+typedef struct KilotokRoutes {
+  uint32_t expert[KILOTOK_PAIRS];
+  float gate[KILOTOK_PAIRS];
+} KilotokRoutes;
+
+// Selects experts, then hidden[pair] = activation(gate x, up x).
+typedef struct KilotokMoeUp {
+  KilotokMatrix weights;   // tiles of 16 gate rows above 16 up rows
+  KilotokNorm norm;
+  KilotokActivation activation;
+  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16
+  uint64_t hidden;         // [KILOTOK_PAIRS][hidden_stride] bf16
+  uint64_t bias;           // [experts][tiles * 32] f32; 0: none
+  uint64_t logits;         // [KILOTOK_ROWS][experts] f32
+  uint64_t router_bias;    // [experts] f32
+  uint64_t routes;         // one KilotokRoutes, written
+  uint32_t x_stride;
+  uint32_t hidden_stride;
+  uint32_t out_width;
+  uint32_t experts;
+  uint32_t top_k;          // rows * top_k <= KILOTOK_PAIRS
+  uint32_t router;
+  float router_scale;
+  uint32_t reserved;
+} KilotokMoeUp;
+
+// residual += sum over ranks of gate * (down hidden + bias).
+typedef struct KilotokMoeDown {
+  KilotokMatrix weights;
+  KilotokResidual to;
+  uint64_t hidden;         // [KILOTOK_PAIRS][hidden_stride] bf16
+  uint64_t bias;           // [experts][tiles * 32] f32; 0: none
+  uint64_t routes;
+  uint32_t hidden_stride;
+  uint32_t top_k;
+} KilotokMoeDown;
+
+// Rotates queries and keys, scales values, writes keys and values into the cache at the rows'
+// positions, and attends causally.
+typedef struct KilotokAttention {
+  uint64_t qkv;         // [KILOTOK_ROWS][qkv_stride] f32: all queries, all keys, all values
+  uint64_t out;         // [KILOTOK_ROWS][out_stride] bf16: heads * v_dim, zeros after them
+  uint64_t keys;        // pages: [pages][kv_heads][positions][qk_dim] bf16; ring: slots, not pages
+  uint64_t values;      // the same with v_dim
+  uint64_t page_table;  // [slots][max_pages] u32; 0: a ring, position p at p % positions
+  uint64_t sinks;       // [heads] f32; 0: none
+  uint64_t rotations;   // [KILOTOK_ROWS][pairs] float2
+  uint64_t scratch;     // what blocks of one op tell each other; zeroed once at start
+  uint32_t qkv_stride;
+  uint32_t out_stride;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t qk_dim;
+  uint32_t v_dim;
+  uint32_t positions;   // of a page or of a ring
+  uint32_t max_pages;
+  uint32_t window;      // visible keys, the query's own included; 0: all
+  uint32_t pairs;       // rotated pairs (i, i + pairs)
+  float scale;          // of the scores
+  float value_scale;
+} KilotokAttention;
+
+// Attention of a drafter block: rows see the slot's context (positions before the anchor, at a
+// distance < window) and each other.
+typedef struct KilotokDraftAttention {
+  uint64_t qkv;        // [KILOTOK_ROWS][qkv_stride] f32
+  uint64_t out;        // [KILOTOK_ROWS][out_stride] bf16
+  uint64_t keys;       // context rings, [slots][kv_heads][positions][dim] bf16
+  uint64_t values;
+  uint64_t q_norm;     // [dim] f32
+  uint64_t k_norm;     // [dim] f32
+  uint64_t sinks;      // [heads] f32; 0: none
+  uint64_t rotations;  // [KILOTOK_ROWS][pairs] float2
+  uint64_t scratch;
+  uint32_t qkv_stride;
+  uint32_t out_stride;
+  uint32_t heads;
+  uint32_t kv_heads;
+  uint32_t dim;
+  uint32_t positions;
+  uint32_t window;     // 0: all
+  uint32_t causal;
+  uint32_t pairs;
+  float scale;
+  float value_scale;
+  float eps;
+} KilotokDraftAttention;
+
+// Keys and values of committed rows into the context rings of one drafter layer.
+typedef struct KilotokDraftContext {
+  uint64_t kv;         // [KILOTOK_ROWS][kv_stride] f32: all keys, all values
+  uint64_t keys;
+  uint64_t values;
+  uint64_t k_norm;
+  uint64_t rotations;
+  uint32_t kv_stride;
+  uint32_t kv_heads;
+  uint32_t dim;
+  uint32_t positions;
+  uint32_t pairs;
+  float value_scale;
+  float eps;
+  uint32_t reserved;
+} KilotokDraftContext;
+
+// Choices: the best (score, token) of each row among a block's share of the vocabulary.
+typedef struct KilotokChoose {
+  uint64_t logits;  // [KILOTOK_ROWS][stride] f32
+  uint64_t best;    // [blocks][KILOTOK_ROWS] {f32, u32}
+  uint32_t stride;
+  uint32_t vocab;
+} KilotokChoose;
+
+typedef struct KilotokRow {
+  uint32_t slot;
+  uint32_t position;
+  uint32_t token;
+  uint32_t run;  // index of its run, in a round
+} KilotokRow;
+
+// The rows that the ops work on.
+typedef struct KilotokPass {
+  uint32_t rows;
+  uint32_t first_draft;  // drafts stand in `drafts` from here; reserved for the host
+  uint32_t reserved[2];
+  KilotokRow row[KILOTOK_ROWS];
+  uint32_t drafts[KILOTOK_ROWS];  // tokens of the last DRAFT_CHOOSE, by row (row 0 unused)
+} KilotokPass;
+
+// A sequence that decodes on the device, round after round.
+typedef struct KilotokRun {
+  uint64_t seed;
+  float temperature;   // 0: greedy
+  uint32_t slot;
+  uint32_t position;   // of the anchor: positions in the cache
+  uint32_t anchor;
+  uint32_t drafts;     // verified per round at most
+  uint32_t remaining;  // tokens that may still be emitted
+  uint32_t num_stops;
+  uint32_t ended;      // 1: stop token, 2: length
+  uint32_t stops[14];
+} KilotokRun;
+
+// What the host asks for.
+typedef struct KilotokCommand {
+  uint32_t first_op;
+  uint32_t num_ops;
+  uint32_t rounds;    // how often the ops are run; 0: park
+  uint32_t skip;      // flags of ops to pass over
+  uint32_t num_runs;  // 0: the host gives `pass`; drafts need exactly one run
+  uint32_t reserved[3];
+  KilotokPass pass;
+  KilotokRun run[KILOTOK_ROWS];
+} KilotokCommand;
+
+// What one run did in one round, for the host.
+typedef struct KilotokRound {
+  uint32_t run;
+  uint32_t drafted;
+  uint32_t emitted;
+  uint32_t ended;
+  uint32_t tokens[KILOTOK_ROWS];
+  uint32_t reserved[4];
+} KilotokRound;
+
+#define KILOTOK_ROUND_RING 1024
+
+// Words between host and device, in host memory that the device sees.
+typedef struct KilotokMailbox {
+  uint32_t doorbell;    // host: number of the newest command
+  uint32_t finished;    // device: number of the newest command that is done
+  uint32_t heartbeat;   // device: grows while it lives
+  uint32_t error;       // device: 0, or what went wrong (KILOTOK_ERROR_*)
+  uint32_t waiting[8];  // device: who waited for what when it gave up
+  uint32_t num_rounds;  // device: entries written to `rounds` for this command
+  uint32_t stop;        // host: end the run at the next round
+  uint32_t reserved[2];
+  KilotokCommand command;
+  KilotokRound rounds[KILOTOK_ROUND_RING];
+} KilotokMailbox;
+
+enum { KILOTOK_ERROR_NONE = 0, KILOTOK_ERROR_TIMEOUT = 1, KILOTOK_ERROR_OP = 2 };
+
+#define KILOTOK_OP_BYTES 256
+
+typedef struct KilotokOp {
+  uint32_t kind;
+  uint32_t flags;
+  uint64_t payload[31];  // the struct of the kind
+} KilotokOp;
+
+// Argument of both kernels that run programs.
+typedef struct KilotokMachine {
+  uint64_t ops;       // [n] KilotokOp
+  uint64_t command;   // KilotokCommand in device memory: the current one, as it changes
+  uint64_t mailbox;   // KilotokMailbox, device address of host memory
+  uint64_t barrier;   // [32] u32, zeroed before the first launch
+  uint32_t op;        // graph mode: which op
+  uint32_t num_blocks;
+  uint32_t flags;
+  uint32_t idle_ms;   // persistent mode: parks after so long without a command
+} KilotokMachine;
