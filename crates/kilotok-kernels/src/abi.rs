@@ -1,62 +1,14 @@
-//! Mirrors of the structs in `cuda/include/kilotok/abi.h`, the only header that both sides know.
+//! Mirrors of the structs that host and device share: here those of `cuda/include/kilotok/abi.h`, in [`program`]
+//! those of `program.h`.
 //!
-//! Sizes are asserted here and in the header; `tests/abi.rs` compiles the header and compares every offset.
+//! Sizes are asserted here; `tests/abi.rs` compiles the headers and compares every offset.
 
-/// Where one field of a shared struct lies.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Field {
-    /// The name, equal on both sides.
-    pub name: &'static str,
-    /// Bytes from the start of the struct.
-    pub offset: usize,
-    /// Bytes of the field.
-    pub size: usize,
-}
+mod layout;
+pub mod program;
 
-/// The layout of one shared struct.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Layout {
-    /// The name in `abi.h`.
-    pub c_name: &'static str,
-    /// Bytes of the struct.
-    pub size: usize,
-    /// All fields, in order.
-    pub fields: Vec<Field>,
-}
+pub use layout::{Field, Layout, Shared};
 
-macro_rules! shared {
-    ($(
-        $(#[$doc:meta])*
-        $c_name:ident as $name:ident, $size:literal bytes {
-            $($(#[$field_doc:meta])* $field:ident: $ty:ty,)*
-        }
-    )*) => {
-        $(
-            $(#[$doc])*
-            #[repr(C)]
-            #[derive(Debug, Clone, Copy, PartialEq, Default)]
-            pub struct $name {
-                $($(#[$field_doc])* pub $field: $ty,)*
-            }
-            const _: () = assert!(size_of::<$name>() == $size);
-            // No hidden padding: every byte of the struct is a byte of some field.
-            const _: () = assert!($size == 0 $(+ size_of::<$ty>())*);
-        )*
-
-        /// The layout of every shared struct as this side sees it.
-        pub fn layouts() -> Vec<Layout> {
-            vec![$(Layout {
-                c_name: stringify!($c_name),
-                size: size_of::<$name>(),
-                fields: vec![$(Field {
-                    name: stringify!($field),
-                    offset: std::mem::offset_of!($name, $field),
-                    size: size_of::<$ty>(),
-                }),*],
-            }),*]
-        }
-    };
-}
+use layout::shared;
 
 shared! {
     /// Arguments of `kilotok_probe`: `y = a * x + y`.

@@ -246,13 +246,28 @@ typedef struct KilotokDraftContext {
   uint32_t reserved;
 } KilotokDraftContext;
 
-// Choices: the best (score, token) of each row among a block's share of the vocabulary.
+// Choices: the best (score, token) of each row among a block's share of the vocabulary. The same for
+// DRAFT_CHOOSE, which leaves the tokens of rows 1.. in `drafts` of the pass.
 typedef struct KilotokChoose {
   uint64_t logits;  // [KILOTOK_ROWS][stride] f32
   uint64_t best;    // [blocks][KILOTOK_ROWS] {f32, u32}
+  uint64_t scratch; // [32] u32, what blocks tell each other; zeroed once at start
   uint32_t stride;
   uint32_t vocab;
 } KilotokChoose;
+
+// The rows of a round, from its runs: the drafter's (the anchor and `rows - 1` masks) or the target's
+// (every run's anchor and its drafts).
+typedef struct KilotokLayOut {
+  uint32_t is_draft;
+  uint32_t rows;  // of a whole drafter block
+} KilotokLayOut;
+
+// Compares the choices of CHOOSE with the drafts, advances the runs, tells the host, and leaves in
+// the pass the rows that were committed.
+typedef struct KilotokAccept {
+  uint64_t best;  // of CHOOSE
+} KilotokAccept;
 
 typedef struct KilotokRow {
   uint32_t slot;
@@ -291,7 +306,8 @@ typedef struct KilotokCommand {
   uint32_t rounds;    // how often the ops are run; 0: park
   uint32_t skip;      // flags of ops to pass over
   uint32_t num_runs;  // 0: the host gives `pass`; drafts need exactly one run
-  uint32_t reserved[3];
+  uint32_t over;      // device: the run ends with this round
+  uint32_t reserved[2];
   KilotokPass pass;
   KilotokRun run[KILOTOK_ROWS];
 } KilotokCommand;
@@ -307,6 +323,10 @@ typedef struct KilotokRound {
 } KilotokRound;
 
 #define KILOTOK_ROUND_RING 1024
+
+// Threads of a block, and its dynamic shared memory.
+#define KILOTOK_BLOCK_THREADS 416
+#define KILOTOK_SHARED_BYTES 215040
 
 // Words between host and device, in host memory that the device sees.
 typedef struct KilotokMailbox {
