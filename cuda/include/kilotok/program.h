@@ -32,6 +32,7 @@ enum {
   KILOTOK_OP_LAY_OUT = 11,
   KILOTOK_OP_ACCEPT = 12,
   KILOTOK_OP_DRAFT_CHOOSE = 13,
+  KILOTOK_OP_ATTENTION_MERGE = 14,
 };
 
 // KilotokOp.flags: ops with a flag that the command skips are passed over.
@@ -178,17 +179,32 @@ typedef struct KilotokMoeDown {
   uint32_t top_k;
 } KilotokMoeDown;
 
+// Keys and values are attended to in *tiles* of 64 positions, aligned to absolute positions. A row
+// whose tiles number more than `max_chunks` takes several at a time: it has *chunks* of
+// ceil(tiles / max_chunks) tiles, a function of its position alone, and what a chunk gives is a
+// partial result in `scratch`, which KILOTOK_OP_ATTENTION_MERGE, the op right after, puts together.
+// Rows with one chunk (all of them where max_chunks is 1, as is right for a window of up to 256)
+// are complete without that op. A good max_chunks is 128 / kv_heads, at most 128.
+//
+// scratch: f32 [KILOTOK_ROWS][heads][max_chunks + 1][v_dim] weighted sums of values, then
+//          [KILOTOK_ROWS][heads][max_chunks + 1] {f32, f32} maximum (of log2) and sum
+//          = KILOTOK_ROWS * heads * (max_chunks + 1) * (v_dim + 2) * 4 bytes; any content at start;
+//          layers may share one. 0 where max_chunks is 1.
+#define KILOTOK_MAX_CHUNKS 128
+
 // Rotates queries and keys, scales values, writes keys and values into the cache at the rows'
-// positions, and attends causally.
+// positions, and attends causally. Rows of one slot stand together, at consecutive positions.
+// qk_dim and v_dim are multiples of 8 up to 256, pairs and qkv_stride multiples of 4. A page holds
+// any number of positions; a ring at least window - 1 + KILOTOK_ROWS.
 typedef struct KilotokAttention {
   uint64_t qkv;         // [KILOTOK_ROWS][qkv_stride] f32: all queries, all keys, all values
-  uint64_t out;         // [KILOTOK_ROWS][out_stride] bf16: heads * v_dim, zeros after them
+  uint64_t out;         // [KILOTOK_ROWS][out_stride] bf16: heads * v_dim; what follows is not written
   uint64_t keys;        // pages: [pages][kv_heads][positions][qk_dim] bf16; ring: slots, not pages
   uint64_t values;      // the same with v_dim
   uint64_t page_table;  // [slots][max_pages] u32; 0: a ring, position p at p % positions
   uint64_t sinks;       // [heads] f32; 0: none
   uint64_t rotations;   // [KILOTOK_ROWS][pairs] float2
-  uint64_t scratch;     // what blocks of one op tell each other; zeroed once at start
+  uint64_t scratch;     // partial results; see above
   uint32_t qkv_stride;
   uint32_t out_stride;
   uint32_t heads;
@@ -201,20 +217,38 @@ typedef struct KilotokAttention {
   uint32_t pairs;       // rotated pairs (i, i + pairs)
   float scale;          // of the scores
   float value_scale;
+  uint32_t max_chunks;  // 1..KILOTOK_MAX_CHUNKS
+  uint32_t reserved;
 } KilotokAttention;
 
-// Attention of a drafter block: rows see the slot's context (positions before the anchor, at a
-// distance < window) and each other.
+// Puts the partial results of the (draft) attention before it together; rows with one chunk are
+// left alone. All fields are those of that op.
+typedef struct KilotokAttentionMerge {
+  uint64_t out;
+  uint64_t sinks;
+  uint64_t scratch;
+  uint32_t out_stride;
+  uint32_t heads;
+  uint32_t v_dim;
+  uint32_t window;
+  uint32_t max_chunks;
+  uint32_t is_draft;  // 1: of draft_attention
+} KilotokAttentionMerge;
+
+// Attention of a drafter block, which is the whole pass: rows see the slot's context (positions
+// before the anchor, at a distance < window) and each other. Queries and keys are normed per head
+// and rotated, values scaled; nothing enters the context. `dim` is a multiple of 8 up to 256.
 typedef struct KilotokDraftAttention {
   uint64_t qkv;        // [KILOTOK_ROWS][qkv_stride] f32
   uint64_t out;        // [KILOTOK_ROWS][out_stride] bf16
   uint64_t keys;       // context rings, [slots][kv_heads][positions][dim] bf16
   uint64_t values;
+  uint64_t block;      // [2][kv_heads][KILOTOK_ROWS][dim] bf16: the block's own keys, then values
   uint64_t q_norm;     // [dim] f32
   uint64_t k_norm;     // [dim] f32
   uint64_t sinks;      // [heads] f32; 0: none
   uint64_t rotations;  // [KILOTOK_ROWS][pairs] float2
-  uint64_t scratch;
+  uint64_t scratch;    // as in KilotokAttention, with dim
   uint32_t qkv_stride;
   uint32_t out_stride;
   uint32_t heads;
@@ -227,6 +261,8 @@ typedef struct KilotokDraftAttention {
   float scale;
   float value_scale;
   float eps;
+  uint32_t max_chunks;
+  uint32_t reserved;
 } KilotokDraftAttention;
 
 // Keys and values of committed rows into the context rings of one drafter layer.
@@ -246,25 +282,34 @@ typedef struct KilotokDraftContext {
   uint32_t reserved;
 } KilotokDraftContext;
 
-// Choices: the best (score, token) of each row among a block's share of the vocabulary. The same for
-// DRAFT_CHOOSE, which leaves the tokens of rows 1.. in `drafts` of the pass.
+typedef struct KilotokChoice {
+  float score;
+  uint32_t token;  // 0xFFFFFFFF: none
+} KilotokChoice;
+
+// Choices: the best (score, token) of each row among a block's share of the vocabulary. CHOOSE
+// takes temperature and seed from the row's run (greedy where there are no runs), DRAFT_CHOOSE is
+// greedy. The op that needs the tokens, ACCEPT or LAY_OUT, makes one of a row's choices: there is
+// nothing to wait for inside this op.
 typedef struct KilotokChoose {
   uint64_t logits;  // [KILOTOK_ROWS][stride] f32
-  uint64_t best;    // [blocks][KILOTOK_ROWS] {f32, u32}
-  uint64_t scratch; // [32] u32, what blocks tell each other; zeroed once at start
+  uint64_t best;    // [blocks][KILOTOK_ROWS] KilotokChoice, written
   uint32_t stride;
   uint32_t vocab;
 } KilotokChoose;
 
-// The rows of a round, from its runs: the drafter's (the anchor and `rows - 1` masks) or the target's
-// (every run's anchor and its drafts).
+// The rows of a round, from its runs, written to the command's pass; nothing without runs. The
+// drafter's: the anchor of the only run and `rows - 1` masks. The target's: every run's anchor, and
+// behind that of an only run, where the command does not skip KILOTOK_FLAG_DRAFT,
+// min(drafts, rows - 1, remaining - 1) of the tokens drafted.
 typedef struct KilotokLayOut {
+  uint64_t best;  // of DRAFT_CHOOSE
   uint32_t is_draft;
   uint32_t rows;  // of a whole drafter block
 } KilotokLayOut;
 
 // Compares the choices of CHOOSE with the drafts, advances the runs, tells the host, and leaves in
-// the pass the rows that were committed.
+// the pass the rows that were committed: row i of an only run is still row i. Nothing without runs.
 typedef struct KilotokAccept {
   uint64_t best;  // of CHOOSE
 } KilotokAccept;
@@ -279,10 +324,8 @@ typedef struct KilotokRow {
 // The rows that the ops work on.
 typedef struct KilotokPass {
   uint32_t rows;
-  uint32_t first_draft;  // drafts stand in `drafts` from here; reserved for the host
-  uint32_t reserved[2];
+  uint32_t reserved[3];
   KilotokRow row[KILOTOK_ROWS];
-  uint32_t drafts[KILOTOK_ROWS];  // tokens of the last DRAFT_CHOOSE, by row (row 0 unused)
 } KilotokPass;
 
 // A sequence that decodes on the device, round after round.
@@ -306,8 +349,9 @@ typedef struct KilotokCommand {
   uint32_t rounds;    // how often the ops are run; 0: park
   uint32_t skip;      // flags of ops to pass over
   uint32_t num_runs;  // 0: the host gives `pass`; drafts need exactly one run
-  uint32_t over;      // device: the run ends with this round
-  uint32_t reserved[2];
+  uint32_t over;      // device: the run ends with this round; host: 0
+  uint32_t written;   // device: entries written to the mailbox's `rounds`; host: 0
+  uint32_t reserved;
   KilotokPass pass;
   KilotokRun run[KILOTOK_ROWS];
 } KilotokCommand;
@@ -319,7 +363,8 @@ typedef struct KilotokRound {
   uint32_t emitted;
   uint32_t ended;
   uint32_t tokens[KILOTOK_ROWS];
-  uint32_t reserved[4];
+  uint32_t accepted;  // drafted tokens among those emitted
+  uint32_t reserved[3];
 } KilotokRound;
 
 #define KILOTOK_ROUND_RING 1024

@@ -52,6 +52,10 @@ constants! {
     KILOTOK_OP_ACCEPT as OP_ACCEPT: u32 = 12,
     /// [`Op::kind`].
     KILOTOK_OP_DRAFT_CHOOSE as OP_DRAFT_CHOOSE: u32 = 13,
+    /// [`Op::kind`].
+    KILOTOK_OP_ATTENTION_MERGE as OP_ATTENTION_MERGE: u32 = 14,
+    /// [`Attention::max_chunks`] at most.
+    KILOTOK_MAX_CHUNKS as MAX_CHUNKS: u32 = 128,
     /// [`Op::flags`]: only where logits are wanted.
     KILOTOK_FLAG_LOGITS as FLAG_LOGITS: u32 = 1,
     /// [`Op::flags`]: only where there are drafts.
@@ -296,10 +300,10 @@ shared! {
 
     /// Rotates queries and keys, scales values, writes keys and values into the cache at the rows' positions, and
     /// attends causally.
-    KilotokAttention as Attention, 112 bytes {
+    KilotokAttention as Attention, 120 bytes {
         /// `[ROWS][qkv_stride]` f32: all queries, all keys, all values.
         qkv: u64,
-        /// `[ROWS][out_stride]` bf16: heads * v_dim, zeros after them.
+        /// `[ROWS][out_stride]` bf16: heads * v_dim; what follows is not written.
         out: u64,
         /// Pages: `[pages][kv_heads][positions][qk_dim]` bf16; ring: slots, not pages.
         keys: u64,
@@ -311,7 +315,7 @@ shared! {
         sinks: u64,
         /// `[ROWS][pairs]` float2.
         rotations: u64,
-        /// What blocks of one op tell each other; zeroed once at start.
+        /// Partial results: [`attention_scratch_bytes`].
         scratch: u64,
         /// Elements from one row of `qkv` to the next one.
         qkv_stride: u32,
@@ -337,11 +341,37 @@ shared! {
         scale: f32,
         /// Factor on values.
         value_scale: f32,
+        /// Partial results of a row at most, 1 to MAX_CHUNKS; above 1, a merge is the op after it.
+        max_chunks: u32,
+        /// Keeps the layout explicit.
+        reserved: u32,
+    }
+
+    /// Puts the partial results of the (draft) attention before it together.
+    KilotokAttentionMerge as AttentionMerge, 48 bytes {
+        /// As in that op, like everything else here.
+        out: u64,
+        /// `[heads]` f32; 0: none.
+        sinks: u64,
+        /// Partial results.
+        scratch: u64,
+        /// Elements from one row of the output to the next one.
+        out_stride: u32,
+        /// Query heads.
+        heads: u32,
+        /// Dimension of values.
+        v_dim: u32,
+        /// Visible keys; 0: all.
+        window: u32,
+        /// Partial results of a row at most.
+        max_chunks: u32,
+        /// 1: of a draft attention.
+        is_draft: u32,
     }
 
     /// Attention of a drafter block: rows see the slot's context (positions before the anchor, at a distance <
     /// window) and each other.
-    KilotokDraftAttention as DraftAttention, 120 bytes {
+    KilotokDraftAttention as DraftAttention, 136 bytes {
         /// `[ROWS][qkv_stride]` f32.
         qkv: u64,
         /// `[ROWS][out_stride]` bf16.
@@ -350,6 +380,8 @@ shared! {
         keys: u64,
         /// The same for values.
         values: u64,
+        /// `[2][kv_heads][ROWS][dim]` bf16: the block's own keys, then values.
+        block: u64,
         /// `[dim]` f32.
         q_norm: u64,
         /// `[dim]` f32.
@@ -358,7 +390,7 @@ shared! {
         sinks: u64,
         /// `[ROWS][pairs]` float2.
         rotations: u64,
-        /// What blocks tell each other; zeroed once at start.
+        /// Partial results: [`attention_scratch_bytes`] with dim.
         scratch: u64,
         /// Elements from one row of `qkv` to the next one.
         qkv_stride: u32,
@@ -384,6 +416,10 @@ shared! {
         value_scale: f32,
         /// Added to the mean square.
         eps: f32,
+        /// As in [`Attention`].
+        max_chunks: u32,
+        /// Keeps the layout explicit.
+        reserved: u32,
     }
 
     /// Keys and values of committed rows into the context rings of one drafter layer.
@@ -416,15 +452,20 @@ shared! {
         reserved: u32,
     }
 
-    /// Choices: the best (score, token) of each row among a block's share of the vocabulary. The same for
-    /// DRAFT_CHOOSE, which leaves the tokens of rows 1.. in `drafts` of the pass.
-    KilotokChoose as Choose, 32 bytes {
+    /// A candidate for a row's token.
+    KilotokChoice as Choice, 8 bytes {
+        /// The larger one wins, on ties the lower token.
+        score: f32,
+        /// `u32::MAX`: none.
+        token: u32,
+    }
+
+    /// Choices: the best of each row among a block's share of the vocabulary; ACCEPT and LAY_OUT make one of them.
+    KilotokChoose as Choose, 24 bytes {
         /// `[ROWS][stride]` f32.
         logits: u64,
-        /// `[blocks][ROWS]` {f32, u32}.
+        /// `[blocks][ROWS]` [`Choice`], written.
         best: u64,
-        /// `[32]` u32, what blocks tell each other; zeroed once at start.
-        scratch: u64,
         /// Elements from one row to the next one.
         stride: u32,
         /// Logits of a row that count.
@@ -433,7 +474,9 @@ shared! {
 
     /// The rows of a round, from its runs: the drafter's (the anchor and `rows - 1` masks) or the target's (every
     /// run's anchor and its drafts).
-    KilotokLayOut as LayOut, 8 bytes {
+    KilotokLayOut as LayOut, 16 bytes {
+        /// Of DRAFT_CHOOSE.
+        best: u64,
         /// 1: the drafter's rows.
         is_draft: u32,
         /// Of a whole drafter block.
@@ -460,17 +503,13 @@ shared! {
     }
 
     /// The rows that the ops work on.
-    KilotokPass as Pass, 176 bytes {
+    KilotokPass as Pass, 144 bytes {
         /// Rows of the pass.
         rows: u32,
-        /// Drafts stand in `drafts` from here; reserved for the host.
-        first_draft: u32,
         /// Keeps the layout explicit.
-        reserved: [u32; 2],
+        reserved: [u32; 3],
         /// The rows.
         row: [Row; ROWS],
-        /// Tokens of the last DRAFT_CHOOSE, by row (row 0 unused).
-        drafts: [u32; ROWS],
     }
 
     /// A sequence that decodes on the device, round after round.
@@ -498,7 +537,7 @@ shared! {
     }
 
     /// What the host asks for.
-    KilotokCommand as Command, 976 bytes {
+    KilotokCommand as Command, 944 bytes {
         /// Where the ops begin.
         first_op: u32,
         /// How many there are.
@@ -511,8 +550,10 @@ shared! {
         num_runs: u32,
         /// Device: the run ends with this round.
         over: u32,
+        /// Device: entries written to [`Mailbox::rounds`]; the host writes 0.
+        written: u32,
         /// Keeps the layout explicit.
-        reserved: [u32; 2],
+        reserved: u32,
         /// The rows, where the host gives them.
         pass: Pass,
         /// The sequences that decode.
@@ -531,12 +572,14 @@ shared! {
         ended: u32,
         /// The tokens.
         tokens: [u32; ROWS],
+        /// Drafted tokens among those emitted.
+        accepted: u32,
         /// Keeps the layout explicit.
-        reserved: [u32; 4],
+        reserved: [u32; 3],
     }
 
     /// Words between host and device, in host memory that the device sees.
-    KilotokMailbox as Mailbox, 66576 bytes {
+    KilotokMailbox as Mailbox, 66544 bytes {
         /// Host: number of the newest command.
         doorbell: u32,
         /// Device: number of the newest command that is done.
@@ -588,6 +631,11 @@ shared! {
         /// Persistent mode: parks after so long without a command.
         idle_ms: u32,
     }
+}
+
+/// Bytes of the partial results of an attention op.
+pub const fn attention_scratch_bytes(heads: usize, v_dim: usize, max_chunks: usize) -> usize {
+    if max_chunks == 1 { 0 } else { ROWS * heads * (max_chunks + 1) * (v_dim + 2) * 4 }
 }
 
 impl Op {
