@@ -16,7 +16,7 @@ COMMANDS = ["generate", "chat", "inspect", "doctor", "bench"]
 
 def test_help_names_every_command(kilotok):
     text = kilotok("--help").stdout
-    for command in COMMANDS:
+    for command in [*COMMANDS, "serve"]:
         assert f"\n    {command} " in text or f"\n    {command}\n" in text
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import subprocess
+import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -27,11 +29,13 @@ def find_binary() -> Path | None:
 class Running:
     """A server process and where it listens."""
 
-    def __init__(self, binary: Path, cache: Path, *arguments: str, keys: str = KEY) -> None:
+    def __init__(
+        self, program: Sequence[str | Path], cache: Path, *arguments: str, keys: str = KEY
+    ) -> None:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("KILOTOK_")}
         environment |= {"XDG_CACHE_HOME": str(cache), "KILOTOK_API_KEY": keys}
         self.process = subprocess.Popen(
-            [binary, "serve", "--port", "0", "--threads", "1", *arguments],
+            [*program, "serve", "--port", "0", "--threads", "1", *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -79,12 +83,22 @@ def binary():
 @pytest.fixture(scope="session")
 def start(binary, tmp_path_factory):
     """Start servers that are stopped at the end: ``start("--max-queue", "3")``."""
+    yield from starting([binary], tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def start_wheel(tmp_path_factory):
+    """`start`, with the command of the installed Python package."""
+    yield from starting([sys.executable, "-m", "kilotok"], tmp_path_factory)
+
+
+def starting(program: Sequence[str | Path], tmp_path_factory):
     pytest.importorskip("httpx", reason="httpx is not installed")
     cache = tmp_path_factory.mktemp("cache")
     running = []
 
     def run(*arguments: str, keys: str = KEY) -> Running:
-        server = Running(binary, cache, *arguments, keys=keys)
+        server = Running(program, cache, *arguments, keys=keys)
         running.append(server)
         server.wait_until_ready()
         return server

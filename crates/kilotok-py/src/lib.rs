@@ -18,6 +18,7 @@ mod load;
 mod notifier;
 mod options;
 mod process;
+mod program;
 mod stream;
 
 /// The native core of kilotok.
@@ -41,6 +42,8 @@ mod _core {
     use super::inspection::inspect;
     #[pymodule_export]
     use super::load::{engine_from_tensors, open_engine};
+    #[pymodule_export]
+    use super::program::run_program;
     #[pymodule_export]
     use super::stream::{Event, TokenStream};
 

@@ -20,6 +20,8 @@ mod api;
 mod app;
 mod auth;
 mod body;
+#[cfg(feature = "cli")]
+pub mod cli;
 mod config;
 mod error;
 mod events;

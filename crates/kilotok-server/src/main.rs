@@ -1,8 +1,6 @@
 //! The program `kilotok`: serves, generates, inspects and examines, without Python.
 #![forbid(unsafe_code)]
 
-mod cli;
-
 fn main() -> std::process::ExitCode {
-    cli::run()
+    kilotok_server::cli::run(std::env::args_os(), None).into()
 }

@@ -1,7 +1,7 @@
 """The `kilotok` command.
 
-Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted. Results go to stdout; progress,
-receipts and errors go to stderr.
+Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; `serve` ends with 2 where it cut
+requests off. Results go to stdout; progress, receipts and errors go to stderr.
 """
 
 import argparse
@@ -10,23 +10,20 @@ import warnings
 from collections.abc import Sequence
 
 from kilotok import __version__
-from kilotok.cli import bench, chat, doctor, generate, inspect
+from kilotok.cli import bench, chat, doctor, generate, inspect, serve
 from kilotok.errors import Error, InvalidRequestError
 
 __all__ = ["main"]
 
-_COMMANDS = (
-    generate,
-    chat,
-    inspect,
-    doctor,
-    bench,
-)
+_COMMANDS = (generate, chat, serve, inspect, doctor, bench)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    if serve.is_ours(words):
+        return serve.run(words)
+    arguments = _parser().parse_args(words)
     # Receipts carry these; a terminal needs no second copy with a source line.
     warnings.simplefilter("ignore", RuntimeWarning)
     try:

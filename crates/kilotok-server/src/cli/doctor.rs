@@ -1,13 +1,12 @@
 //! `kilotok doctor`.
 
 use std::fmt::Write as _;
-use std::process::ExitCode;
 
 use clap::Args;
 use kilotok::backend::cpu::Simd;
 use kilotok_gpu::{GpuReport, Probe};
 
-use super::logging;
+use super::{DONE, FAILED, logging};
 
 /// The command.
 #[derive(Args)]
@@ -19,7 +18,7 @@ pub(crate) struct Doctor {
 
 impl Doctor {
     /// Prints what this machine has; fails only if a GPU does not do what it says.
-    pub(crate) fn run(&self) -> ExitCode {
+    pub(crate) fn run(&self) -> u8 {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let simd: Vec<String> = Simd::available().iter().map(Simd::to_string).collect();
         let GpuReport { build, probe, .. } = kilotok_gpu::report();
@@ -29,7 +28,7 @@ impl Doctor {
             simd.join(", "),
             Simd::detect(),
         );
-        let mut outcome = ExitCode::SUCCESS;
+        let mut outcome = DONE;
         let devices = match &probe {
             Probe::Ready { devices, .. } if build.toolchain.is_some() && !self.no_probe => {
                 devices.len()
@@ -44,7 +43,7 @@ impl Doctor {
                     writeln!(text, "gpu {device}: probe kernel correct, {rate:.0} GB/s")
                 }
                 Err(error) => {
-                    outcome = ExitCode::FAILURE;
+                    outcome = FAILED;
                     writeln!(text, "gpu {device}: probe kernel failed: {error}")
                 }
             };

@@ -1,7 +1,6 @@
 //! `kilotok generate`.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use kilotok::SamplingParams;
@@ -10,7 +9,7 @@ use kilotok_text::{Prompt, TemplateInput, TextParams};
 use serde_json::json;
 
 use super::arguments::EngineArguments;
-use super::{Outcome, logging, model};
+use super::{DONE, Outcome, logging, model};
 
 /// The command.
 #[derive(Args)]
@@ -42,8 +41,8 @@ pub(crate) struct Generate {
 
 impl Generate {
     /// Writes the text to stdout as it comes, and the receipt to stderr.
-    pub(crate) fn run(self) -> Outcome {
-        let (directory, _) = model::locate(self.model.as_deref())?;
+    pub(crate) fn run(self, demo: Option<&Path>) -> Outcome {
+        let (directory, _) = model::locate(self.model.as_deref(), demo)?;
         let engine = model::load(&directory, &self.engine, &mut |_| {})?;
         let params = TextParams {
             sampling: SamplingParams {
@@ -68,14 +67,14 @@ impl Generate {
             let piece = piece?;
             // Nobody reads any more: dropping the stream ends the request.
             if !logging::say(&piece.text) {
-                return Ok(ExitCode::SUCCESS);
+                return Ok(DONE);
             }
             if let Some(completion) = piece.completion {
                 logging::say("\n");
                 logging::complain(&summary(&completion.receipt));
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(DONE)
     }
 }
 

@@ -1,11 +1,10 @@
 //! `kilotok inspect`.
 
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::{Outcome, logging, model};
+use super::{DONE, Outcome, logging, model};
 
 /// The command.
 #[derive(Args)]
@@ -20,8 +19,8 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     /// Prints what the checkpoint is and costs.
-    pub(crate) fn run(self) -> Outcome {
-        let (directory, _) = model::locate(self.model.as_deref())?;
+    pub(crate) fn run(self, demo: Option<&Path>) -> Outcome {
+        let (directory, _) = model::locate(self.model.as_deref(), demo)?;
         let inspection = kilotok::inspect::inspect(&directory)?;
         let text = if self.json {
             serde_json::to_string_pretty(&inspection)?
@@ -29,6 +28,6 @@ impl Inspect {
             inspection.to_string()
         };
         logging::say(&format!("{}\n", text.trim_end()));
-        Ok(ExitCode::SUCCESS)
+        Ok(DONE)
     }
 }

@@ -1,4 +1,4 @@
-//! The command line.
+//! The command line: the program `kilotok`, also behind the `kilotok` of the Python package.
 
 mod arguments;
 mod demo;
@@ -11,15 +11,28 @@ mod serve;
 mod settings;
 
 use std::error::Error;
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::path::Path;
 
 use clap::{Parser, Subcommand};
 
-/// Whatever went wrong, to be printed and no more.
-type Outcome<T = ExitCode> = Result<T, Box<dyn Error + Send + Sync>>;
+/// Exit status of a command that did what it was asked.
+const DONE: u8 = 0;
+/// Exit status of a command that failed.
+const FAILED: u8 = 1;
+/// Exit status of a server that ended requests in flight.
+const CUT_OFF: u8 = 2;
+
+/// An exit status, or whatever went wrong, to be printed and no more.
+type Outcome<T = u8> = Result<T, Box<dyn Error + Send + Sync>>;
 
 #[derive(Parser)]
-#[command(name = "kilotok", version, about = "Runs MXFP4 mixture-of-experts models with DFlash")]
+#[command(
+    name = "kilotok",
+    bin_name = "kilotok",
+    version,
+    about = "Runs MXFP4 mixture-of-experts models with DFlash"
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -37,16 +50,27 @@ enum Command {
     Doctor(doctor::Doctor),
 }
 
-/// Runs the program.
-pub(crate) fn run() -> ExitCode {
-    let outcome = match Arguments::parse().command {
-        Command::Serve(serve) => serve.run(),
-        Command::Generate(generate) => generate.run(),
-        Command::Inspect(inspect) => inspect.run(),
+/// Runs the program with `arguments`, the first of which is its name, and returns its exit status.
+///
+/// Without a model, commands use the checkpoint in the directory `demo`; without that, the one
+/// inside this build. Blocks until the command ends; `serve` takes over SIGTERM and SIGINT.
+pub fn run(arguments: impl IntoIterator<Item = OsString>, demo: Option<&Path>) -> u8 {
+    let arguments = match Arguments::try_parse_from(arguments) {
+        Ok(arguments) => arguments,
+        // Help and version come this way too, with status 0.
+        Err(error) => {
+            let _ = error.print();
+            return u8::try_from(error.exit_code()).unwrap_or(FAILED);
+        }
+    };
+    let outcome = match arguments.command {
+        Command::Serve(serve) => serve.run(demo),
+        Command::Generate(generate) => generate.run(demo),
+        Command::Inspect(inspect) => inspect.run(demo),
         Command::Doctor(doctor) => Ok(doctor.run()),
     };
     outcome.unwrap_or_else(|error| {
         logging::complain(&error.to_string());
-        ExitCode::FAILURE
+        FAILED
     })
 }

@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::SamplingDefaults;
 use kilotok::backend::sim::{SimConfig, SimExecutor};
 use kilotok::backend::{Limits, Rounds};
 use kilotok::engine::{Engine, EngineConfig, ModelInfo};
 use kilotok::weights::Progress;
-use kilotok_server::SamplingDefaults;
 use kilotok_text::TextEngine;
 use serde_json::Value;
 
@@ -16,8 +16,11 @@ use super::arguments::EngineArguments;
 use super::{Outcome, demo};
 
 /// The model's directory, and whether it is the demo checkpoint.
-pub(crate) fn locate(model: Option<&Path>) -> Outcome<(PathBuf, bool)> {
-    let Some(model) = model else { return Ok((demo::unpack()?, true)) };
+pub(crate) fn locate(model: Option<&Path>, demo: Option<&Path>) -> Outcome<(PathBuf, bool)> {
+    let Some(model) = model else {
+        let directory = demo.map_or_else(demo::unpack, |given| Ok(given.to_owned()))?;
+        return Ok((directory, true));
+    };
     if model.is_dir() {
         return Ok((model.to_owned(), false));
     }

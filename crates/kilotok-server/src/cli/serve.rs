@@ -1,17 +1,16 @@
 //! `kilotok serve`.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
-use std::process::ExitCode;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
+use crate::{App, Drained, Hosts, LoadProgress, router, serve};
 use clap::Args;
-use kilotok_server::{App, Drained, Hosts, LoadProgress, router, serve};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::settings::Settings;
-use super::{Outcome, logging, model};
+use super::{CUT_OFF, DONE, Outcome, logging, model};
 
 /// The command.
 #[derive(Args)]
@@ -25,7 +24,7 @@ pub(crate) struct Serve {
 
 impl Serve {
     /// Serves until a signal ends it.
-    pub(crate) fn run(self) -> Outcome {
+    pub(crate) fn run(self, demo: Option<&Path>) -> Outcome {
         let settings = match &self.config {
             Some(path) => self.settings.or(Settings::from_file(path)?),
             None => self.settings,
@@ -39,15 +38,15 @@ impl Serve {
             .max_blocking_threads(cores.clamp(2, 16))
             .enable_all()
             .build()?;
-        let outcome = runtime.block_on(run(settings));
+        let outcome = runtime.block_on(run(settings, demo));
         // A model that is still loading must not hold up the end.
         runtime.shutdown_background();
         outcome
     }
 }
 
-async fn run(settings: Settings) -> Outcome {
-    let (directory, is_demo) = model::locate(settings.model.as_deref())?;
+async fn run(settings: Settings, demo: Option<&Path>) -> Outcome {
+    let (directory, is_demo) = model::locate(settings.model.as_deref(), demo)?;
     let host = settings.host.clone().unwrap_or_else(|| "127.0.0.1".to_owned());
     let port = settings.port.unwrap_or(8000);
     let listener = listen(&host, port).await?;
@@ -86,7 +85,7 @@ async fn run(settings: Settings) -> Outcome {
         return Err(reason.into());
     }
     tracing::info!(?drained, "stopped");
-    Ok(if drained == Drained::Complete { ExitCode::SUCCESS } else { ExitCode::from(2) })
+    Ok(if drained == Drained::Complete { DONE } else { CUT_OFF })
 }
 
 async fn listen(host: &str, port: u16) -> Outcome<TcpListener> {

@@ -3,8 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::{ApiKeys, ConnectionLimits, Hosts, RequestLimits, ServerConfig};
 use clap::Args;
-use kilotok_server::{ApiKeys, ConnectionLimits, Hosts, RequestLimits, ServerConfig};
 use serde::Deserialize;
 
 use super::Outcome;
