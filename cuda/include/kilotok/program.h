@@ -371,7 +371,7 @@ typedef struct KilotokRound {
 
 // Threads of a block, and its dynamic shared memory.
 #define KILOTOK_BLOCK_THREADS 416
-#define KILOTOK_SHARED_BYTES 215040
+#define KILOTOK_SHARED_BYTES 223232
 
 // Words between host and device, in host memory that the device sees.
 typedef struct KilotokMailbox {
@@ -382,7 +382,8 @@ typedef struct KilotokMailbox {
   uint32_t waiting[8];  // device: who waited for what when it gave up
   uint32_t num_rounds;  // device: entries written to `rounds` for this command
   uint32_t stop;        // host: end the run at the next round
-  uint32_t reserved[2];
+  uint32_t parked;      // device: the kernel has ended; a doorbell it has not answered is the next one's
+  uint32_t reserved;
   KilotokCommand command;
   KilotokRound rounds[KILOTOK_ROUND_RING];
 } KilotokMailbox;

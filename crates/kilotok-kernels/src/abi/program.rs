@@ -23,7 +23,7 @@ constants! {
     /// Threads of a block.
     KILOTOK_BLOCK_THREADS as BLOCK_THREADS: u32 = 416,
     /// Dynamic shared memory of a block.
-    KILOTOK_SHARED_BYTES as SHARED_BYTES: u32 = 215_040,
+    KILOTOK_SHARED_BYTES as SHARED_BYTES: u32 = 223_232,
     /// Bytes of an [`Op`].
     KILOTOK_OP_BYTES as OP_BYTES: usize = 256,
     /// [`Op::kind`].
@@ -594,8 +594,10 @@ shared! {
         num_rounds: u32,
         /// Host: end the run at the next round.
         stop: u32,
-        /// Keeps the layout explicit.
-        reserved: [u32; 2],
+        /// Device: the kernel has ended; a doorbell it has not answered is the next one's.
+        parked: u32,
+        /// Keeps the command at a multiple of 16.
+        reserved: u32,
         /// The newest command.
         command: Command,
         /// What happened, round by round.

@@ -1,103 +1,73 @@
-// Op moe_up: hidden = silu(gate x) * (up x) for every (row, rank) pair, in the pair's expert.
+// Op moe_up: hidden = activation(gate x, up x) for every (row, rank) pair, in the pair's expert.
 //
-// in:     args.weights, per expert [inter / 16][size / 64] steps: rows 0..15 of a step are gate
-// rows, 16..31 up rows
-//         args.x [rows, size] bf16, args.experts [rows, top_k] u32
-// out:    args.hidden [rows, top_k, inter] bf16
-// bytes:  (experts touched) * inter * size * 2 * 17 / 32; flops: 4 pairs * inter * size
-// shared: 17 * size bytes, dynamic
-// A block makes 16 columns of `hidden` for one expert: it asks for all of its weights at once, then
-// its warps take every eighth step of K each. Their sums are added in order of warps: the
-// association depends on `size` alone, never on rows or routes.
+// in:     args.weights, per expert [tiles][steps], args.x [8][x_stride] bf16, args.norm
+// out:    args.hidden [64][hidden_stride] bf16
+// bytes:  (experts touched) * weights of one expert; flops: 4 pairs * inter * K
+// Units are (expert touched, tile), dealt out to all blocks; column n of a unit is the n-th pair that
+// chose its expert.
 #pragma once
 
-#include "kilotok/ops/moe.cuh"
+#include "kilotok/ops/residual.cuh"
+#include "kilotok/ops/select_experts.cuh"
+#include "kilotok/persistent/stream.cuh"
 
 namespace kilotok::ops {
 
-// Pieces of 8 steps, one per warp; `size` is at most 512 of them.
-inline constexpr uint32_t MAX_PIECES = 26;
+template <typename Format>
+struct MoeUp {
+  const KilotokMoeUp& args;
+  const Block& block;
+  const Plan& plan;
+  const Shared& shared;
 
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + expf(-x)); }
-
-// `tile`: which 16 columns; `pair`: a pair of the expert. Only the block of an expert's first pair
-// works.
-__device__ __forceinline__ void moe_up(const KilotokMoeUpArgs& args, uint32_t tile, uint32_t pair) {
-  using layout::Mxfp4Step;
-  extern __shared__ __align__(128) uint8_t weights[];
-  __shared__ float parts[MOE_WARPS][Mxfp4Step::ROWS][layout::MAX_COLUMNS + 1];
-  __shared__ __align__(8) uint64_t bars[MAX_PIECES];
-  const uint32_t warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const uint32_t steps = args.size / Mxfp4Step::DEPTH;
-  const uint32_t pieces = (steps + MOE_WARPS - 1) / MOE_WARPS;
-  if (threadIdx.x < pieces) ptx::mbarrier_init(ptx::shared_address(bars + threadIdx.x), 1);
-  if (threadIdx.x < pieces) ptx::fence_mbarrier_init();
-  ptx::wait_for_previous_grid();
-  ptx::allow_next_grid();
-  const auto pairs = layout::Pairs::load(reinterpret_cast<const uint32_t*>(args.experts),
-                                         args.rows * args.top_k, lane);
-  const uint32_t expert = pairs.expert(pair);
-  const uint64_t mask = pairs.of(expert);
-  if (layout::first_pair(mask) != pair) return;
-  if (warp == 0) {
-    __syncwarp();
-    if (lane < pieces) {
-      const uint64_t first = static_cast<uint64_t>(tile) * steps + lane * MOE_WARPS;
-      const uint32_t bytes = min(MOE_WARPS, steps - lane * MOE_WARPS) * Mxfp4Step::BYTES;
-      const uint32_t bar = ptx::shared_address(bars + lane);
-      ptx::mbarrier_arrive_expect_tx(bar, bytes);
-      ptx::bulk_copy(ptx::shared_address(weights) + lane * MOE_WARPS * Mxfp4Step::BYTES,
-                     reinterpret_cast<const uint8_t*>(args.weights) + expert * args.expert_bytes +
-                         first * Mxfp4Step::BYTES,
-                     bytes, bar, ptx::policy_evict_first());
-    }
+  __device__ __forceinline__ const uint16_t* column(Place place, uint32_t n) const {
+    const uint32_t pair = shared.touched.column[place.which][n];
+    if (pair == NO_PAIR) return nullptr;
+    return reinterpret_cast<const uint16_t*>(args.x) + pair / args.top_k * args.x_stride;
   }
-  const uint32_t column_pair = layout::nth_pair(mask, lane / 4);
-  const uint16_t* row = column_pair == layout::MAX_PAIRS
-                            ? nullptr
-                            : reinterpret_cast<const uint16_t*>(args.x) +
-                                  static_cast<uint64_t>(column_pair / args.top_k) * args.size;
-  const auto load = [&](Activations& to, uint32_t step) {
-    if (step < steps) to.load(row == nullptr ? nullptr : row + step * Mxfp4Step::DEPTH, lane);
-  };
-  Activations ahead[MOE_AHEAD];
-#pragma unroll
-  for (uint32_t i = 0; i < MOE_AHEAD; ++i) load(ahead[i], warp + i * MOE_WARPS);
-  __syncthreads();
 
-  mma::StepSums sums = {};
-  for (uint32_t piece = 0; piece < pieces; piece += MOE_AHEAD) {
-#pragma unroll
-    for (uint32_t i = 0; i < MOE_AHEAD; ++i) {
-      const uint32_t step = (piece + i) * MOE_WARPS + warp;
-      if (step < steps) {
-        wait_for_copy(ptx::shared_address(bars + piece + i), 0);
-        multiply(sums, ptx::shared_address(weights) + step * Mxfp4Step::BYTES, ahead[i], lane);
+  __device__ __forceinline__ void finish(uint32_t group, const float* parts) const {
+    const uint32_t first = group * plan.group_units;
+    const uint32_t units = min(plan.group_units, plan.units - first);
+    for (uint32_t i = block.warp; i < units * KILOTOK_ROWS; i += MATH_WARPS) {
+      const uint32_t unit = i / KILOTOK_ROWS, column = i % KILOTOK_ROWS;
+      const Place place = plan.place(first + unit);
+      const uint32_t pair = shared.touched.column[place.which][column];
+      if (pair == NO_PAIR) continue;
+      float value = sum_chunks(plan, parts, unit, column, block.lane) * Format::RESULT_FACTOR;
+      value *= shared.rms[pair / args.top_k];
+      if (args.bias != 0) {
+        const uint64_t expert = shared.touched.expert[place.which];
+        value += __ldg(reinterpret_cast<const float*>(args.bias) +
+                       (expert * plan.tiles + place.tile) * 32 + block.lane);
       }
-      load(ahead[i], step + MOE_AHEAD * MOE_WARPS);
+      const float up = __shfl_down_sync(0xFFFFFFFFu, value, 16);
+      const uint32_t at = 16 * place.tile + block.lane;
+      if (block.lane < 16 && at < args.out_width) {
+        store_bf16(args.hidden, pair * args.hidden_stride + at,
+                   activate(args.activation, value, up));
+      }
     }
   }
-#pragma unroll
-  for (int i = 0; i < 8; ++i) {
-    parts[warp][16 * (i / 4) + 8 * (i / 2 % 2) + lane / 4][2 * (lane % 4) + i % 2] =
-        sums.d[i / 4][i % 4];
+};
+
+template <typename Format>
+__device__ __forceinline__ void moe_up_in(const KilotokMoeUp& args, const Block& block,
+                                          Shared& shared, RingReader& ring) {
+  MoeUp<Format> op{args, block, shared.plan, shared};
+  run_stream<Format>(shared.plan, op, ring, block);
+}
+
+__device__ __forceinline__ void moe_up(const KilotokMoeUp& args, const Block& block, Shared& shared,
+                                       RingReader& ring, uint32_t serial) {
+  load_inverse_rms(args.norm, block, shared.rms);
+  select_experts(args, block, shared, serial);
+  set_plan(args.weights, KILOTOK_OP_MOE_UP, shared.touched.count, block, shared);
+  switch (args.weights.format) {
+    case KILOTOK_BF16: return moe_up_in<mma::Bf16>(args, block, shared, ring);
+    case KILOTOK_FP8: return moe_up_in<mma::Fp8>(args, block, shared, ring);
+    default: return moe_up_in<mma::Mxfp4>(args, block, shared, ring);
   }
-  __syncthreads();
-  if (threadIdx.x >= 16 * layout::MAX_COLUMNS) return;
-  const uint32_t column = threadIdx.x / 16, inner = threadIdx.x % 16;
-  const uint32_t to = layout::nth_pair(mask, column);
-  if (to == layout::MAX_PAIRS) return;
-  float gate = 0.0f, up = 0.0f;
-#pragma unroll
-  for (uint32_t w = 0; w < MOE_WARPS; ++w) {
-    gate += parts[w][inner][column];
-    up += parts[w][inner + 16][column];
-  }
-  gate *= mxfp4::RESULT_FACTOR;
-  up *= mxfp4::RESULT_FACTOR;
-  reinterpret_cast<__nv_bfloat16*>(
-      args.hidden)[static_cast<uint64_t>(to) * args.inter + tile * 16 + inner] =
-      __float2bfloat16(silu(gate) * up);
 }
 
 }  // namespace kilotok::ops

@@ -40,4 +40,17 @@ __device__ __forceinline__ bool mbarrier_try_wait(uint32_t bar, uint32_t parity)
   return is_done != 0;
 }
 
+// Asks without waiting.
+__device__ __forceinline__ bool mbarrier_test_wait(uint32_t bar, uint32_t parity) {
+  uint32_t is_done;
+  asm volatile(
+      "{\n.reg .pred p;\n"
+      "mbarrier.test_wait.parity.shared::cta.b64 p, [%1], %2;\n"
+      "selp.u32 %0, 1, 0, p;\n}"
+      : "=r"(is_done)
+      : "r"(bar), "r"(parity)
+      : "memory");
+  return is_done != 0;
+}
+
 }  // namespace kilotok::ptx

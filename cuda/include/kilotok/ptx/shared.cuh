@@ -24,4 +24,10 @@ __device__ __forceinline__ uint2 load_shared_8(uint32_t address) {
   return v;
 }
 
+__device__ __forceinline__ uint32_t load_shared_4(uint32_t address) {
+  uint32_t v;
+  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(v) : "r"(address));
+  return v;
+}
+
 }  // namespace kilotok::ptx

@@ -12,7 +12,7 @@
 #include "kilotok/ptx/mbarrier.cuh"
 #include "kilotok/ptx/shared.cuh"
 
-namespace kilotok::ops {
+namespace kilotok::ops::single {
 
 inline constexpr uint32_t MOE_WARPS = 8;
 inline constexpr uint32_t MOE_THREADS = 32 * MOE_WARPS;
@@ -60,4 +60,4 @@ __device__ __forceinline__ void multiply(mma::StepSums& sums, uint32_t weights,
   }
 }
 
-}  // namespace kilotok::ops
+}  // namespace kilotok::ops::single

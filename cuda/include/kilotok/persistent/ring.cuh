@@ -1,0 +1,96 @@
+// The ring of a math warp: slots of weights that the streaming warp fills and the math warp empties.
+//
+// Lane w of the streaming warp feeds warp w. A lane asks for the next slot only when fewer than
+// IN_FLIGHT of its slots are on their way: what is queued in the memory system delays everything
+// that blocks tell each other, what has landed does not.
+#pragma once
+
+#include "kilotok/persistent/shared.cuh"
+#include "kilotok/ptx/bulk_copy.cuh"
+#include "kilotok/ptx/mbarrier.cuh"
+#include "kilotok/ptx/shared.cuh"
+
+namespace kilotok {
+
+#ifndef KILOTOK_IN_FLIGHT
+#define KILOTOK_IN_FLIGHT 2
+#endif
+inline constexpr uint32_t IN_FLIGHT = KILOTOK_IN_FLIGHT;
+static_assert(IN_FLIGHT >= 1 && IN_FLIGHT <= SLOTS);
+
+__device__ __forceinline__ void ring_init(Shared& shared, uint32_t thread) {
+  if (thread < MATH_WARPS * SLOTS) {
+    ptx::mbarrier_init(ptx::shared_address(&shared.full[0][0] + thread), 1);
+    ptx::mbarrier_init(ptx::shared_address(&shared.empty[0][0] + thread), 1);
+    ptx::fence_mbarrier_init();
+  }
+}
+
+// The math warp's end.
+struct RingReader {
+  uint32_t slots, full, empty;  // shared addresses of the warp's first ones
+  uint32_t slot = 0, parity = 0;
+
+  __device__ RingReader(Shared& shared, uint32_t warp)
+      : slots(ptx::shared_address(shared.ring[warp])),
+        full(ptx::shared_address(shared.full[warp])),
+        empty(ptx::shared_address(shared.empty[warp])) {}
+
+  // Waits for the next slot; its shared address.
+  __device__ __forceinline__ uint32_t wait() const {
+    for (uint32_t tries = 0; !ptx::mbarrier_try_wait(full + 8 * slot, parity);) {
+      // Seconds: a copy that never lands is a bug, and the kernel stops with an error.
+      if (++tries == 1u << 24) __trap();
+    }
+    return slots + slot * SLOT_BYTES;
+  }
+
+  // Gives the slot back; all lanes have read what they need of it.
+  __device__ __forceinline__ void release(uint32_t lane) {
+    __syncwarp();
+    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * slot);
+    if (++slot == SLOTS) {
+      slot = 0;
+      parity ^= 1;
+    }
+  }
+};
+
+// The streaming lane's end.
+struct RingFeeder {
+  uint32_t slots, full, empty;
+  uint32_t slot = 0, parity = 0;       // of the next slot to fill
+  uint32_t landing = 0, landing_parity = 0;  // of the oldest slot that may be on its way
+  uint32_t flying = 0;
+  bool is_first_lap = true;
+
+  __device__ RingFeeder(Shared& shared, uint32_t warp)
+      : slots(ptx::shared_address(shared.ring[warp])),
+        full(ptx::shared_address(shared.full[warp])),
+        empty(ptx::shared_address(shared.empty[warp])) {}
+
+  __device__ __forceinline__ bool may_ask() {
+    if (flying == IN_FLIGHT) {
+      if (!ptx::mbarrier_test_wait(full + 8 * landing, landing_parity)) return false;
+      --flying;
+      if (++landing == SLOTS) {
+        landing = 0;
+        landing_parity ^= 1;
+      }
+    }
+    return is_first_lap || ptx::mbarrier_test_wait(empty + 8 * slot, parity ^ 1);
+  }
+
+  __device__ __forceinline__ void ask(const void* from, uint32_t bytes, uint64_t policy) {
+    ptx::mbarrier_arrive_expect_tx(full + 8 * slot, bytes);
+    ptx::bulk_copy(slots + slot * SLOT_BYTES, from, bytes, full + 8 * slot, policy);
+    ++flying;
+    if (++slot == SLOTS) {
+      slot = 0;
+      parity ^= 1;
+      is_first_lap = false;
+    }
+  }
+};
+
+}  // namespace kilotok

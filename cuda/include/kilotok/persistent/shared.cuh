@@ -1,0 +1,44 @@
+// What a block keeps in shared memory.
+#pragma once
+
+#include "kilotok/persistent/plan.cuh"
+
+namespace kilotok {
+
+// Weights that have landed or are on their way, per math warp.
+inline constexpr uint32_t SLOTS = 3;
+// 4 MXFP4 steps, one FP8 step or one bf16 step.
+inline constexpr uint32_t SLOT_BYTES = 4352;
+
+struct Shared {
+  alignas(128) uint8_t ring[MATH_WARPS][SLOTS][SLOT_BYTES];
+  alignas(128) uint8_t scratch[SCRATCH_BYTES];
+  KilotokOp op;
+  KilotokPass pass;
+  KilotokRoutes routes;
+  Touched touched;
+  Plan plan;  // of the op that the math warps are at
+  float rms[KILOTOK_ROWS];
+  // What moe_down adds for each pair, 32 elements at a time.
+  float outputs[KILOTOK_PAIRS][32];
+  alignas(8) uint64_t full[MATH_WARPS][SLOTS];
+  alignas(8) uint64_t empty[MATH_WARPS][SLOTS];
+  // Told by math threads to the warp that streams: numbers that only grow.
+  uint32_t commands;  // commands taken
+  uint32_t routed;    // serial number of the newest op whose experts stand in `touched`
+  uint32_t verdicts;  // rounds decided
+  uint32_t over;      // whether the newest one was the last
+  // Of the newest command.
+  uint32_t first_op, num_ops, rounds, skip;
+};
+static_assert(sizeof(Shared) <= KILOTOK_SHARED_BYTES, "the host asks for KILOTOK_SHARED_BYTES");
+
+__device__ __forceinline__ uint32_t load_volatile(const uint32_t& word) {
+  return *const_cast<const volatile uint32_t*>(&word);
+}
+
+__device__ __forceinline__ void store_volatile(uint32_t& word, uint32_t value) {
+  *const_cast<volatile uint32_t*>(&word) = value;
+}
+
+}  // namespace kilotok
