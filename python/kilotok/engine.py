@@ -340,6 +340,15 @@ class Engine:
         """Token ids of a text, as `generate` would see it."""
         return self._core.encode(text)
 
+    def encode_chat(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_args: Mapping[str, Any] | None = None,
+    ) -> list[int]:
+        """Token ids of a conversation, as `chat` would see it."""
+        return self._chat_prompt(messages, tools, template_args)
+
     def decode(self, token_ids: Sequence[int], *, skip_special_tokens: bool = True) -> str:
         """Text of token ids; bytes that are not UTF-8 become U+FFFD."""
         return self._core.decode(list(token_ids), skip_special_tokens)

@@ -20,6 +20,7 @@ mod options;
 mod process;
 mod program;
 mod stream;
+mod taps;
 
 /// The native core of kilotok.
 #[pyo3::pymodule]
@@ -46,6 +47,8 @@ mod _core {
     use super::program::run_program;
     #[pymodule_export]
     use super::stream::{Event, TokenStream};
+    #[pymodule_export]
+    use super::taps::{TapReader, open_taps};
 
     #[pymodule_init]
     fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
