@@ -1,0 +1,74 @@
+// How the positions that a row attends to are cut into tiles and chunks.
+#pragma once
+
+#include "kilotok/program.h"
+
+namespace kilotok::attention {
+
+// Positions of a tile; tiles are aligned to absolute positions.
+inline constexpr uint32_t TILE = 64;
+
+// Positions `begin..end`.
+struct Span {
+  uint32_t begin, end;
+};
+
+// What the row at `position` sees of its own sequence.
+__device__ __forceinline__ Span causal_span(uint32_t position, uint32_t window) {
+  return {window != 0 && position + 1 > window ? position + 1 - window : 0, position + 1};
+}
+
+// What row `row` of a drafter block of `rows` sees, the anchor at `start`: a distance below the
+// window on either side.
+__device__ __forceinline__ Span draft_span(uint32_t start, uint32_t row, uint32_t rows,
+                                           uint32_t window, bool is_causal) {
+  const uint32_t position = start + row;
+  const uint32_t end = is_causal ? position + 1 : start + rows;
+  if (window == 0) return {0, end};
+  return {position + 1 > window ? position + 1 - window : 0, min(end, position + window)};
+}
+
+// What any row of the block sees.
+__device__ __forceinline__ Span draft_block_span(uint32_t start, uint32_t rows, uint32_t window) {
+  return {window != 0 && start + 1 > window ? start + 1 - window : 0, start + rows};
+}
+
+// Chunks of a row: chunk c holds the tiles c * tiles .. (c + 1) * tiles.
+struct Chunks {
+  uint32_t tiles, first, count;
+};
+
+// Depends on the span's end, the window and max_chunks alone, but for `first` and `count`.
+__device__ __forceinline__ Chunks chunks_of(const Span& span, uint32_t window,
+                                            uint32_t max_chunks) {
+  if (max_chunks <= 1) return {1u << 25, 0, 1};
+  const uint32_t last = (span.end - 1) / TILE;
+  uint32_t tiles = last + 1;
+  // No row sees more, wherever its window begins inside a tile.
+  if (window != 0) tiles = min(tiles, (window + KILOTOK_ROWS + TILE - 2) / TILE + 1);
+  const uint32_t each = (tiles + max_chunks - 1) / max_chunks;
+  const uint32_t first = span.begin / TILE / each;
+  return {each, first, last / each - first + 1};
+}
+
+// Partial results in scratch memory: see KilotokAttention.
+struct Partials {
+  float* sums;
+  float2* weights;  // maximum, sum
+  uint32_t heads, v_dim, slots;
+
+  __device__ __forceinline__ Partials(uint64_t scratch, uint32_t num_heads, uint32_t dim,
+                                      uint32_t max_chunks)
+      : sums(reinterpret_cast<float*>(scratch)), heads(num_heads), v_dim(dim),
+        slots(max_chunks + 1) {
+    weights = reinterpret_cast<float2*>(sums + static_cast<uint64_t>(KILOTOK_ROWS) * heads * slots *
+                                                   v_dim);
+  }
+
+  // Slot of a row's chunk number `chunk`, counted from its first one.
+  __device__ __forceinline__ uint32_t slot(uint32_t row, uint32_t head, uint32_t chunk) const {
+    return (row * heads + head) * slots + chunk;
+  }
+};
+
+}  // namespace kilotok::attention
