@@ -4,8 +4,9 @@
 // Keys and values come through L2 by asynchronous copies, 32 positions per split and turn. A warp
 // multiplies its 16 pairs by its split's 32 keys (mma.sync, bf16, fp32 sums), keeps a running
 // maximum and sum per pair, and adds the weighted values to sums in registers; at the end the two
-// splits are merged. Warps with other columns of the same pairs do the scores again. What a pair's sums are made of and in which order
-// depends on the positions alone: a tile that a pair does not see changes no bit of it.
+// splits are merged. Warps with other columns of the same pairs do the scores again. What a pair's
+// sums are made of and in which order depends on the positions alone: a tile that a pair does not
+// see changes no bit of it.
 #pragma once
 
 #include "kilotok/attention/shape.cuh"
@@ -74,7 +75,8 @@ __device__ __forceinline__ Target target_of(const Args& args, const Chunks& chun
   return to;
 }
 
-// Sums of a warp: the pairs lane / 4 and lane / 4 + 8 of its place, columns 8 n + 2 (lane % 4), + 1.
+// Sums of a warp: the pairs lane / 4 and lane / 4 + 8 of its place, columns 8 n + 2 (lane % 4) and
+// the one after it.
 struct Sums {
   float value[PLACE_COLUMNS / 8][4];
   float top[2];

@@ -9,8 +9,8 @@ __device__ __forceinline__ float4 load_four(const float* from) {
   return __ldcg(reinterpret_cast<const float4*>(from));
 }
 
-// Elements `first` .. `first` + 3 of a head after rotation of its pairs (i, i + pairs); `element(i)`
-// gives four elements from i on before it. `rotation`: [pairs] (cos, sin).
+// Elements `first` .. `first` + 3 of a head after rotation of its pairs (i, i + pairs);
+// `element(i)` gives four elements from i on before it. `rotation`: [pairs] (cos, sin).
 template <typename Element>
 __device__ __forceinline__ float4 rotate_four(const Element& element, const float2* rotation,
                                               uint32_t pairs, uint32_t first) {
@@ -22,7 +22,8 @@ __device__ __forceinline__ float4 rotate_four(const Element& element, const floa
   const float4 r0 = load_four(reinterpret_cast<const float*>(rotation + at));
   const float4 r1 = load_four(reinterpret_cast<const float*>(rotation + at + 2));
   const float sign = is_low ? -1.0f : 1.0f;
-  return make_float4(fmaf(own.x, r0.x, sign * other.x * r0.y), fmaf(own.y, r0.z, sign * other.y * r0.w),
+  return make_float4(fmaf(own.x, r0.x, sign * other.x * r0.y),
+                     fmaf(own.y, r0.z, sign * other.y * r0.w),
                      fmaf(own.z, r1.x, sign * other.z * r1.y),
                      fmaf(own.w, r1.z, sign * other.w * r1.w));
 }

@@ -59,8 +59,8 @@ __device__ __forceinline__ uint32_t piece_offset(uint32_t row, uint32_t piece, u
   return row * row_bytes + ((piece ^ (row & 7)) << 4);
 }
 
-// The address `pieces` after that of a piece, where rows are aligned to 128 bytes; `pieces` only has
-// bits that the number of the piece at `address` has not.
+// The address `pieces` after that of a piece, where rows are aligned to 128 bytes; `pieces` only
+// has bits that the number of the piece at `address` has not.
 __device__ __forceinline__ uint32_t pieces_after(uint32_t address, uint32_t pieces) {
   return (address ^ ((pieces & 7) << 4)) + (pieces >> 3 << 7);
 }

@@ -7,8 +7,8 @@
 //         attention_merge. Keys and values of the rows in the cache.
 // bytes:  per group of rows, once for 48 (row, head) pairs where heads are small, 32 for 192 / 128:
 //         positions * kv_heads * (qk_dim + v_dim) * 2
-// Items (a kv head's chunk for some pairs) go to the blocks in turn. Every block that needs the keys
-// of this pass writes them itself before it reads them back: several may write the same bits.
+// Items (a kv head's chunk for some pairs) go to the blocks in turn. Every block that needs the
+// keys of this pass writes them itself before it reads them back: several may write the same bits.
 #pragma once
 
 #include "kilotok/attention/attend.cuh"

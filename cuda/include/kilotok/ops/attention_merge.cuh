@@ -3,8 +3,8 @@
 // in:    args.scratch: per row, head and chunk, weighted sums of values, their maximum and sum
 // out:   args.out [rows, heads * v_dim] bf16; rows with one chunk are left alone
 // bytes: chunks * rows * heads * (4 v_dim + 8)
-// A team of 1, 4 or 12 warps makes a row's head: warp w takes the chunks w, w + team, .., the warps'
-// results are put together in order. The size of a team depends on max_chunks alone.
+// A team of 1, 4 or 12 warps makes a row's head: warp w takes the chunks w, w + team, .., and the
+// warps' results are put together in order. The size of a team depends on max_chunks alone.
 #pragma once
 
 #include "kilotok/attention/chunks.cuh"

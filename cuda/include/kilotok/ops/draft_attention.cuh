@@ -78,8 +78,8 @@ struct Source {
         }
         continue;
       }
-      const NormedHead normed(from, reinterpret_cast<const float*>(is_query ? args.q_norm : args.k_norm),
-                              args.dim, args.eps, block.lane);
+      const auto* norm = reinterpret_cast<const float*>(is_query ? args.q_norm : args.k_norm);
+      const NormedHead normed(from, norm, args.dim, args.eps, block.lane);
       const auto* rotation = reinterpret_cast<const float2*>(args.rotations) + row * args.pairs;
       uint16_t* to = key(IN_BLOCK | (item.kv_head * KILOTOK_ROWS + row));
       for (uint32_t first = 4 * block.lane; first < 16 * state.shape.depth; first += 128) {

@@ -1,6 +1,7 @@
 // Four 8 x 8 matrices of 16-bit elements from shared memory into mma fragments (PTX ISA,
-// "ldmatrix"). Lanes 8i..8i+7 give the addresses of the rows of matrix i, 16 bytes each; lane l gets
-// from every matrix the elements 2 (l % 4), + 1 of row l / 4, or of column l / 4 when transposed.
+// "ldmatrix"). Lanes 8i..8i+7 give the addresses of the rows of matrix i, 16 bytes each; lane l
+// gets from every matrix the elements 2 (l % 4), + 1 of row l / 4, or of column l / 4 when
+// transposed.
 #pragma once
 
 #include "kilotok/abi.h"

@@ -1,0 +1,39 @@
+// Candidates for a row's token, and how the best of them is found: by score, on ties the lower
+// token, never NaN. The order in which candidates meet does not matter.
+#pragma once
+
+#include "kilotok/persistent/block.cuh"
+
+namespace kilotok::ops {
+
+inline constexpr uint32_t NO_TOKEN = 0xFFFFFFFFu;
+
+__device__ __forceinline__ void keep_better(KilotokChoice& best, float score, uint32_t token) {
+  if (score > best.score || (score == best.score && token < best.token)) best = {score, token};
+}
+
+// The best of a warp, in every lane.
+__device__ __forceinline__ KilotokChoice best_of_warp(KilotokChoice best) {
+#pragma unroll
+  for (uint32_t distance = 16; distance > 0; distance /= 2) {
+    const float score = __shfl_xor_sync(0xFFFFFFFFu, best.score, distance);
+    const uint32_t token = __shfl_xor_sync(0xFFFFFFFFu, best.token, distance);
+    keep_better(best, score, token);
+  }
+  return best;
+}
+
+// The token of row `row` from the choices of all blocks, by a whole warp; 0 where there is none.
+__device__ __forceinline__ uint32_t chosen_token(uint64_t choices, uint32_t row,
+                                                 const Block& block) {
+  const auto* from = reinterpret_cast<const uint2*>(choices);
+  KilotokChoice best{-INFINITY, NO_TOKEN};
+  for (uint32_t i = block.lane; i < block.count; i += 32) {
+    const uint2 choice = __ldcg(from + i * KILOTOK_ROWS + row);
+    keep_better(best, __uint_as_float(choice.x), choice.y);
+  }
+  const uint32_t token = best_of_warp(best).token;
+  return token == NO_TOKEN ? 0 : token;
+}
+
+}  // namespace kilotok::ops
