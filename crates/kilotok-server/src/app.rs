@@ -1,6 +1,6 @@
 //! The state behind a router: configuration, engine, numbers.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -24,6 +24,13 @@ pub struct LoadProgress {
     pub file: String,
 }
 
+impl LoadProgress {
+    /// Share that is resident, 0 to 1; `None` while the total is unknown.
+    pub fn fraction(&self) -> Option<f64> {
+        (self.bytes_total > 0).then(|| self.bytes_done as f64 / self.bytes_total as f64)
+    }
+}
+
 pub(crate) enum Phase {
     Loading(LoadProgress),
     Ready(TextEngine),
@@ -40,6 +47,8 @@ struct Inner {
     phase: RwLock<Phase>,
     created: u64,
     format: OnceLock<Format>,
+    /// Bytes that loading was to read; 0 where it did not say.
+    weight_bytes: AtomicU64,
     draining: AtomicBool,
     admission: Admission,
     metrics: Metrics,
@@ -57,6 +66,7 @@ impl App {
             phase: RwLock::new(Phase::Loading(LoadProgress::default())),
             created: created.as_secs(),
             format: OnceLock::new(),
+            weight_bytes: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             health: Health::default(),
         }))
@@ -64,6 +74,7 @@ impl App {
 
     /// Reports how far loading has come.
     pub fn loading(&self, progress: LoadProgress) {
+        self.0.weight_bytes.store(progress.bytes_total, Ordering::Relaxed);
         *self.0.phase.write() = Phase::Loading(progress);
     }
 
@@ -116,6 +127,10 @@ impl App {
 
     pub(crate) fn with_phase<T>(&self, read: impl FnOnce(&Phase) -> T) -> T {
         read(&self.0.phase.read())
+    }
+
+    pub(crate) fn weight_bytes(&self) -> u64 {
+        self.0.weight_bytes.load(Ordering::Relaxed)
     }
 
     pub(crate) fn created(&self) -> u64 {

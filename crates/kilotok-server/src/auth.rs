@@ -4,6 +4,8 @@ use std::path::Path;
 
 use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use subtle::{Choice, ConstantTimeEq as _};
 
@@ -45,7 +47,8 @@ impl ApiKeys {
         self.0.len()
     }
 
-    /// Whether the request carries one of the keys, as `Authorization: Bearer` or `x-api-key`.
+    /// Whether the request carries one of the keys, as `Authorization: Bearer`, as the password of
+    /// `Authorization: Basic` (what a browser asks its user for) or as `x-api-key`.
     ///
     /// Digests of equal length are compared in constant time, all of them, so the time tells
     /// neither how much of a key was right nor which one it was.
@@ -53,16 +56,14 @@ impl ApiKeys {
         if self.is_empty() {
             return true;
         }
-        let bearer = headers.get(AUTHORIZATION).and_then(|value| {
-            let value = value.to_str().ok()?;
-            let (scheme, key) = value.split_once(' ')?;
-            scheme.eq_ignore_ascii_case("bearer").then_some(key)
-        });
-        let given = bearer.or_else(|| headers.get("x-api-key")?.to_str().ok());
-        let Some(given) = given.map(str::trim).filter(|key| key.len() <= MAX_KEY_BYTES) else {
+        let authorization =
+            headers.get(AUTHORIZATION).and_then(|value| key(value.to_str().ok()?));
+        let given =
+            authorization.or_else(|| Some(headers.get("x-api-key")?.to_str().ok()?.to_owned()));
+        let Some(given) = given.filter(|key| key.len() <= MAX_KEY_BYTES) else {
             return false;
         };
-        let given = digest(given);
+        let given = digest(given.trim());
         let found = self.0.iter().fold(Choice::from(0), |found, key| found | key.ct_eq(&given));
         found.into()
     }
@@ -72,6 +73,21 @@ impl std::fmt::Debug for ApiKeys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "ApiKeys({})", self.0.len())
     }
+}
+
+/// The key in an `Authorization` header.
+fn key(value: &str) -> Option<String> {
+    let (scheme, rest) = value.split_once(' ')?;
+    let rest = rest.trim();
+    if scheme.eq_ignore_ascii_case("bearer") {
+        return Some(rest.to_owned());
+    }
+    if !scheme.eq_ignore_ascii_case("basic") {
+        return None;
+    }
+    let pair = String::from_utf8(STANDARD.decode(rest).ok()?).ok()?;
+    // Names are free; only the password counts.
+    pair.split_once(':').map(|(_, password)| password.to_owned())
 }
 
 fn digest(key: &str) -> [u8; 32] {
@@ -98,8 +114,22 @@ mod tests {
         assert!(keys.admit(&with("authorization", "Bearer alpha")));
         assert!(keys.admit(&with("authorization", "bearer beta")));
         assert!(keys.admit(&with("x-api-key", "beta")));
+        // "me:alpha", ":beta"
+        assert!(keys.admit(&with("authorization", "Basic bWU6YWxwaGE=")));
+        assert!(keys.admit(&with("authorization", "basic OmJldGE=")));
         for wrong in
-            ["Bearer alph", "Bearer alphaa", "Bearer ALPHA", "Basic alpha", "alpha", "Bearer "]
+            // The last two: "alpha" and "alpha:me".
+            [
+                "Bearer alph",
+                "Bearer alphaa",
+                "Bearer ALPHA",
+                "Basic alpha",
+                "alpha",
+                "Bearer ",
+                "Basic",
+                "Basic YWxwaGE=",
+                "Basic YWxwaGE6bWU=",
+            ]
         {
             assert!(!keys.admit(&with("authorization", wrong)), "{wrong}");
         }

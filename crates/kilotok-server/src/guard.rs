@@ -1,23 +1,29 @@
 //! Who may ask: keys, and what a browser may do on behalf of a page.
 
 use axum::extract::{Request, State};
-use axum::http::header::{HOST, ORIGIN};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::header::{HOST, ORIGIN, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 
-use crate::App;
 use crate::config::Hosts;
 use crate::error::ApiError;
+use crate::{App, page};
 
 /// The one route that needs no key.
 const OPEN: &str = "/live";
 
 /// Lets a request through or answers it.
 pub(crate) async fn guard(State(app): State<App>, request: Request, next: Next) -> Response {
-    match check(&app, request.uri().path(), request.headers()) {
+    let path = request.uri().path();
+    match check(&app, path, request.headers()) {
         Ok(()) => next.run(request).await,
-        Err(error) if request.uri().path().starts_with("/v1/messages") => error.anthropic(),
+        Err(error) if path.starts_with("/v1/messages") => error.anthropic(),
+        Err(error) if error.status == StatusCode::UNAUTHORIZED && page::is_page(path) => {
+            // Makes a browser ask its user for the key and send it along from then on.
+            let challenge = HeaderValue::from_static("Basic realm=\"kilotok: key as password\"");
+            ([(WWW_AUTHENTICATE, challenge)], error.into_response()).into_response()
+        }
         Err(error) => error.into_response(),
     }
 }
@@ -30,6 +36,7 @@ fn check(app: &App, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
     }
     if let Some(origin) = headers.get(ORIGIN)
         && !config.allowed_origins.iter().any(|allowed| allowed == "*" || origin == allowed)
+        && !(is_own(origin, headers) && (!config.keys.is_empty() || is_local(headers)))
     {
         return Err(forbidden("pages of this origin may not use the server"));
     }
@@ -44,6 +51,15 @@ fn check(app: &App, path: &str, headers: &HeaderMap) -> Result<(), ApiError> {
         });
     }
     Ok(())
+}
+
+/// Whether a page comes from this server, by the address in the browser's bar. A page that
+/// rebound its own name says the same, so without keys the name must be one that cannot be.
+fn is_own(origin: &HeaderValue, headers: &HeaderMap) -> bool {
+    let origin = origin.to_str().unwrap_or_default();
+    let own = origin.strip_prefix("http://").or_else(|| origin.strip_prefix("https://"));
+    let host = headers.get(HOST).and_then(|host| host.to_str().ok());
+    own.zip(host).is_some_and(|(own, host)| own.eq_ignore_ascii_case(host))
 }
 
 fn is_local(headers: &HeaderMap) -> bool {

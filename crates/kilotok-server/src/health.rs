@@ -116,12 +116,11 @@ pub(crate) async fn readiness(State(app): State<App>) -> Response {
         Phase::Ready(_) => json!({ "status": "ready" }),
         Phase::Failed(reason) => json!({ "status": "failed", "reason": reason }),
         Phase::Loading(progress) => {
-            let share = progress.bytes_done as f64 / progress.bytes_total.max(1) as f64;
             json!({
                 "status": "loading",
                 "bytes_done": progress.bytes_done,
                 "bytes_total": progress.bytes_total,
-                "fraction": share,
+                "fraction": progress.fraction().unwrap_or(0.0),
                 "file": progress.file,
             })
         }

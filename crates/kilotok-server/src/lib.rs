@@ -31,9 +31,11 @@ mod guard;
 mod health;
 mod listener;
 mod metrics;
+mod page;
 mod receipt;
 mod request_id;
 mod router;
+mod status;
 
 pub use app::{App, LoadProgress};
 pub use auth::ApiKeys;

@@ -10,7 +10,7 @@ use tower_http::cors::CorsLayer;
 
 use crate::api::{self, chat, completions, messages, models, responses, tokenize};
 use crate::error::ApiError;
-use crate::{App, guard, health, request_id};
+use crate::{App, guard, health, page, request_id, status};
 
 /// All routes over an [`App`], to be served or mounted. Must be called within a tokio runtime: it
 /// starts the task that watches the engine's progress.
@@ -31,8 +31,10 @@ pub fn router(app: App) -> Router {
         .route("/live", get(health::live))
         .route("/ready", get(health::readiness))
         .route("/health", get(health::health))
+        .route("/status", get(status::status))
         .route("/metrics", get(metrics))
         .route("/openapi.json", get(api::openapi))
+        .merge(page::routes())
         .fallback(unknown_route)
         .method_not_allowed_fallback(wrong_method);
     let routes = routes.layer(from_fn_with_state(app.clone(), guard::guard));

@@ -60,6 +60,7 @@ pub(crate) async fn chat(
             stop_token_ids,
             tokenizer,
             started: vec![false; n],
+            tokens: vec![0; n],
             answers,
             completions: Vec::new(),
         };
@@ -167,6 +168,8 @@ struct ChatStream {
     tokenizer: Option<Arc<Tokenizer>>,
     /// Choices whose role was sent.
     started: Vec<bool>,
+    /// Tokens of each choice so far.
+    tokens: Vec<usize>,
     answers: Vec<Answer>,
     completions: Vec<Completion>,
 }
@@ -252,12 +255,9 @@ impl<'a> Choice<'a> {
 
 impl ChatStream {
     fn chunk(&self, choice: Choice<'_>, out: &mut Frames) {
-        self.write(
-            &[choice],
-            self.streaming.include_usage.then_some(Value::Null),
-            Value::Null,
-            out,
-        );
+        let tokens = self.tokens[choice.index];
+        let usage = self.streaming.usage_of_chunk(self.prompt_tokens, tokens);
+        self.write(&[choice], usage, Value::Null, out);
     }
 
     fn write(
@@ -287,6 +287,7 @@ impl Events for ChatStream {
             let role = ChunkDelta { role: Some("assistant"), ..ChunkDelta::content("") };
             self.chunk(Choice::new(index, role), out);
         }
+        self.tokens[index] += piece.token_ids.len();
         let deltas = self.answers[index].read(&piece);
         let mut logprobs = (!piece.logprobs.is_empty()).then(|| logprobs::chat(&piece.logprobs));
         for delta in deltas.iter().filter_map(ChunkDelta::of) {

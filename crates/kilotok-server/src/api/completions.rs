@@ -73,6 +73,7 @@ pub(crate) async fn completions(
         let offsets = (0..sequences).map(|index| writer.echo(index).chars().count());
         let stream = CompletionStream {
             logprobs: offsets.map(logprobs::Completions::at).collect(),
+            tokens: vec![0; sequences],
             writer,
             prompt_tokens,
             completions: Vec::new(),
@@ -200,14 +201,17 @@ struct CompletionStream {
     writer: Writer,
     prompt_tokens: usize,
     logprobs: Vec<logprobs::Completions>,
+    /// Tokens of each sequence so far.
+    tokens: Vec<usize>,
     completions: Vec<Completion>,
 }
 
 impl CompletionStream {
-    fn chunk(&self, choice: Value, out: &mut Frames) {
+    fn chunk(&self, choice: Value, tokens: usize, out: &mut Frames) {
         let mut frame = self.writer.frame(&[choice]);
-        if self.writer.streaming.include_usage {
-            frame["usage"] = Value::Null;
+        let usage = self.writer.streaming.usage_of_chunk(self.prompt_tokens, tokens);
+        if let Some(usage) = usage {
+            frame["usage"] = usage;
         }
         out.data(&frame);
     }
@@ -219,13 +223,14 @@ impl Events for CompletionStream {
             let echo = self.writer.echo(index);
             if !echo.is_empty() {
                 let choice = json!({ "index": index, "text": echo, "logprobs": null, "finish_reason": null });
-                self.chunk(choice, out);
+                self.chunk(choice, 0, out);
             }
         }
     }
 
     fn piece(&mut self, piece: Piece, out: &mut Frames) {
         let index = piece.index;
+        self.tokens[index] += piece.token_ids.len();
         let ended = piece.completion.as_deref();
         if piece.text.is_empty() && piece.logprobs.is_empty() && ended.is_none() {
             return;
@@ -246,7 +251,7 @@ impl Events for CompletionStream {
         if self.writer.token_ids {
             choice["token_ids"] = json!(piece.token_ids);
         }
-        self.chunk(choice, out);
+        self.chunk(choice, self.tokens[index], out);
         self.completions.extend(piece.completion.map(|completion| *completion));
     }
 

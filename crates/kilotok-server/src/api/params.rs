@@ -5,7 +5,7 @@ use std::time::Duration;
 use kilotok::SamplingParams;
 use kilotok::engine::Speculation;
 use kilotok_text::TextParams;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::ServerConfig;
 use crate::error::ApiError;
@@ -190,18 +190,40 @@ fn speculation(fields: &mut Fields) -> Result<Option<Speculation>> {
 pub(crate) struct Streaming {
     pub(crate) on: bool,
     pub(crate) include_usage: bool,
+    /// Every chunk carries the number of tokens so far.
+    pub(crate) continuous_usage: bool,
+}
+
+impl Streaming {
+    /// `usage` of a chunk of a sequence that has `tokens` tokens; `None` where nobody asked.
+    pub(crate) fn usage_of_chunk(self, prompt_tokens: usize, tokens: usize) -> Option<Value> {
+        self.include_usage.then(|| {
+            if !self.continuous_usage {
+                return Value::Null;
+            }
+            json!({
+                "prompt_tokens": prompt_tokens,
+                "completion_tokens": tokens,
+                "total_tokens": prompt_tokens + tokens,
+            })
+        })
+    }
 }
 
 pub(crate) fn streaming(fields: &mut Fields) -> Result<Streaming> {
     let on = fields.bool("stream")?.unwrap_or(false);
-    let include_usage = match fields.object("stream_options")? {
-        None => false,
+    let (include_usage, continuous) = match fields.object("stream_options")? {
+        None => (false, false),
         Some(_) if !on => {
             return Err(fields.invalid("stream_options", "only allowed with `stream: true`"));
         }
-        Some(mut options) => options.bool("include_usage")?.unwrap_or(false),
+        Some(mut options) => (
+            options.bool("include_usage")?.unwrap_or(false),
+            options.bool("continuous_usage_stats")?.unwrap_or(false),
+        ),
     };
-    Ok(Streaming { on, include_usage })
+    // As in vLLM, counts on the way come only with those at the end.
+    Ok(Streaming { on, include_usage, continuous_usage: include_usage && continuous })
 }
 
 /// Refuses a prompt of more sequences than one request may have.

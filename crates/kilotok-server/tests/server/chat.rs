@@ -83,6 +83,13 @@ async fn a_stream_says_the_same_as_one_reply() {
         assert_eq!(last["usage"]["receipts"].as_array().unwrap().len(), n);
         assert!(chunks.iter().all(|chunk| chunk["usage"].is_null()));
     }
+    let options = json!({"include_usage": true, "continuous_usage_stats": true});
+    let options = ask(&json!({"stream": true, "stream_options": options}));
+    let events = server.post("/v1/chat/completions", &options).await.events();
+    let counts: Vec<u64> =
+        events.iter().map(|event| event["usage"]["completion_tokens"].as_u64().unwrap()).collect();
+    assert_eq!((counts[0], counts.last()), (0, Some(&40)), "the role comes before the tokens");
+    assert!(counts.is_sorted());
     let events = server.post("/v1/chat/completions", &ask(&json!({"stream": true}))).await.events();
     assert!(events.iter().all(|event| event.get("usage").is_none()), "only when asked for");
 }

@@ -7,6 +7,7 @@ mod fields;
 mod fuzz;
 mod messages;
 mod operation;
+mod page;
 mod responses;
 mod scripted;
 mod security;

@@ -52,6 +52,22 @@ async fn every_route_but_live_asks_for_a_key() {
 }
 
 #[tokio::test]
+async fn a_browser_asks_its_user_for_the_key_of_the_page() {
+    let server = keyed();
+    let reply = server.get("/").await;
+    assert_eq!(reply.status, 401);
+    assert!(reply.headers["www-authenticate"].to_str().unwrap().starts_with("Basic "));
+    // "me:right", "right:me"
+    for (pair, status) in [("bWU6cmlnaHQ=", 200), ("cmlnaHQ6bWU=", 401)] {
+        let basic = format!("Basic {pair}");
+        for path in ["/", "/page/main.js", "/status", "/v1/models"] {
+            let given = request("GET", path, &[("authorization", &basic)]);
+            assert_eq!(server.send(given).await.status, status, "{path}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refusal_says_how_to_do_better() {
     let reply = keyed().get("/v1/models").await;
     assert_eq!(reply.headers["www-authenticate"], "Bearer");
@@ -83,6 +99,26 @@ async fn pages_are_kept_out_unless_they_are_named() {
     assert_eq!(server.send(request("GET", "/v1/models", &keyed)).await.status, 200);
     let other = [("origin", "https://other.example"), ("x-api-key", "right")];
     assert_eq!(server.send(request("GET", "/v1/models", &other)).await.status, 403);
+}
+
+#[tokio::test]
+async fn the_servers_own_page_may_use_it_unless_its_name_can_be_rebound() {
+    let own = [("origin", "http://127.0.0.1:8000"), ("host", "127.0.0.1:8000")];
+    let named = [("origin", "http://box.example:8000"), ("host", "box.example:8000")];
+    let other = [("origin", "http://127.0.0.1:9000"), ("host", "127.0.0.1:8000")];
+    let key = ("x-api-key", "right");
+    let (open, keyed) = (Server::quick(), keyed());
+    for (server, headers, status) in [
+        (&open, &own[..], 200),
+        (&open, &named, 403),
+        (&open, &other, 403),
+        (&keyed, &[own[0], own[1], key], 200),
+        (&keyed, &[named[0], named[1], key], 200),
+        (&keyed, &[other[0], other[1], key], 403),
+        (&keyed, &named, 401),
+    ] {
+        assert_eq!(server.send(request("GET", "/status", headers)).await.status, status);
+    }
 }
 
 #[tokio::test]
