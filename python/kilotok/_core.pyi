@@ -75,6 +75,7 @@ def debug_draft(
     threads: int | None = None,
     simd: str | None = None,
 ) -> dict[str, Any]: ...
+
 @final
 class TapReader:
     @property
@@ -82,9 +83,7 @@ class TapReader:
     @property
     def hidden(self) -> int: ...
     def read(self, texts: Sequence[Sequence[int]]) -> list[bytes]: ...
-    def draft(
-        self, text: Sequence[int], starts: Sequence[int], drafts: int
-    ) -> list[list[int]]: ...
+    def draft(self, text: Sequence[int], starts: Sequence[int], drafts: int) -> list[list[int]]: ...
 
 def open_taps(
     model_dir: str,

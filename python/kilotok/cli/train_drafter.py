@@ -96,6 +96,9 @@ def _add_evaluation(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("evaluation")
     group.add_argument("--eval-prompts", type=int, default=32, metavar="N", help="per category")
     group.add_argument("--eval-tokens", type=int, default=128, metavar="N")
+    group.add_argument(
+        "--compare-start", action="store_true", help="evaluate the drafter of --start as well"
+    )
     group.add_argument("--eval-temperature", type=float, nargs="*", default=[], metavar="T")
 
 
@@ -188,6 +191,7 @@ def _job(arguments: argparse.Namespace) -> "Job":
         eval_tokens=a.eval_tokens,
         eval_temperatures=tuple(a.eval_temperature),
         resume=a.resume,
+        compare_start=a.compare_start,
     )
 
 

@@ -19,11 +19,16 @@ from kilotok.training.dflash.prompts import Prompt
 
 __all__ = ["Answers", "Writer", "load_answers", "parse_temperatures", "regenerate"]
 
-_PART = 512
-
 
 class Writer(Protocol):
-    """Whoever continues prompts: the engine, or torch on a GPU."""
+    """Whoever continues prompts: the engine, or torch on a GPU.
+
+    Attributes
+    ----------
+    batch : prompts that it likes to be given at once.
+    """
+
+    batch: int
 
     def write(
         self, prompts: Sequence[Sequence[int]], temperatures: Sequence[float], seed: int
@@ -101,14 +106,15 @@ def regenerate(
     marker.write_text(key.hexdigest())
     parts: list[Path] = []
     began, made = time.monotonic(), 0
-    for start in range(0, len(order), _PART):
-        path = folder / f"part-{start // _PART:05d}.npz"
+    size = writer.batch
+    for start in range(0, len(order), size):
+        path = folder / f"part-{start // size:05d}.npz"
         if not path.exists():
             if parts and seconds is not None and time.monotonic() - began > seconds:
                 break
-            chosen = [prompts[i] for i in order[start : start + _PART]]
+            chosen = [prompts[i] for i in order[start : start + size]]
             made += _write_part(path, chosen, writer, temperatures, seed + start)
-            _report(min(start + _PART, len(order)), len(order), made, time.monotonic() - began)
+            _report(min(start + size, len(order)), len(order), made, time.monotonic() - began)
         parts.append(path)
     return _join(parts)
 

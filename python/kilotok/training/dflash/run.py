@@ -47,6 +47,7 @@ class Job:
     temperatures : (temperature, share) of the answers.
     answer_tokens, text_tokens : longest answer, and longest text with its prompt.
     teacher : ``engine``, ``torch``, or ``auto``: the engine, but torch beside a GPU that trains.
+    compare_start : also evaluate the drafter at `start`, on the same prompts.
     store_gb : taps larger than this are computed for every step instead of once.
     """
 
@@ -70,6 +71,7 @@ class Job:
     eval_tokens: int = 128
     eval_temperatures: tuple[float, ...] = (0.0,)
     resume: bool = False
+    compare_start: bool = False
 
 
 def train_drafter(job: Job) -> dict[str, Any]:
@@ -136,7 +138,8 @@ def _teacher(job: Job, shape: DrafterShape, ranks: Ranks) -> Teacher:
         return EngineTeacher(job.target, shape.taps, job.text_tokens, job.threads)
     from kilotok.training.dflash.torch_target import TorchTarget
 
-    return TorchTarget(job.target, shape.taps, ranks.device, job.plan.dtype)
+    compile_taps = job.plan.compile and job.plan.pad_to > 0
+    return TorchTarget(job.target, shape.taps, ranks.device, job.plan.dtype, compile_taps)
 
 
 def _answers(job: Job, teacher: Teacher) -> tuple[Answers, list[Prompt]]:
@@ -194,19 +197,29 @@ def _finish(
     }
     drafter = job.out / "dflash"
     write_drafter(drafter, shape, trainer.optimizer.masters, record)
-    weights = {n: w.detach() for n, w in trainer.optimizer.weights.items()}
-    evaluation = report(
-        job.target,
-        drafter,
-        shape,
-        weights,
-        trainer.frozen,
-        teacher,
-        held_out,
-        job.eval_tokens,
-        job.eval_temperatures,
-        job.threads,
-    )
+    if not isinstance(teacher, EngineTeacher):
+        # Serving is judged by what serving computes.
+        teacher = EngineTeacher(job.target, shape.taps, job.text_tokens, job.threads)
+
+    def judge(directory: Path, weights: Weights) -> dict[str, Any]:
+        return report(
+            job.target,
+            directory,
+            shape,
+            weights,
+            trainer.frozen,
+            teacher,
+            held_out,
+            job.eval_tokens,
+            job.eval_temperatures,
+            job.threads,
+        )
+
+    evaluation = judge(drafter, {n: w.detach() for n, w in trainer.optimizer.weights.items()})
+    if job.compare_start and job.start is not None:
+        _, before = _start(job)
+        dtype, device = job.plan.dtype, trainer.ranks.device
+        evaluation["start"] = judge(job.start, {n: w.to(device, dtype) for n, w in before.items()})
     taus = {name: row["served"]["tau"] for name, row in evaluation["categories"].items()}
     write_drafter(drafter, shape, trainer.optimizer.masters, record | {"tau": taus})
     (job.out / "evaluation.json").write_text(json.dumps(evaluation, indent=1) + "\n")

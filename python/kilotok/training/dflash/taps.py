@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from kilotok.training.dflash.answers import Answers
-from kilotok.training.dflash.teacher import Teacher
+from kilotok.training.dflash.teacher import PaddedTeacher, Teacher
 
 __all__ = ["Taps", "build_store"]
 
@@ -31,6 +33,13 @@ class Taps:
         self._answers, self._teacher, self._rows = answers, teacher, None
         if store is not None:
             self._rows = np.memmap(store, np.int16, "r", shape=(len(answers.tokens), width))
+
+    def padded(self, indices: Sequence[int], tokens: Tensor) -> Tensor:
+        """Taps of padded rows of texts: tokens int64 [B, S] -> [B, S, K * hidden] on its device."""
+        if self._rows is None and isinstance(self._teacher, PaddedTeacher):
+            return self._teacher.padded_taps(tokens)
+        taps = pad_sequence([t.to(tokens.device) for t in self.get(indices)], batch_first=True)
+        return F.pad(taps, (0, 0, 0, tokens.shape[1] - taps.shape[1]))
 
     def get(self, indices: Sequence[int]) -> list[Tensor]:
         """Per text BF16 [n, K * hidden]."""

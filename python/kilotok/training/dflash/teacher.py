@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ __all__ = [
     "EngineTeacher",
     "EngineWriter",
     "Frozen",
+    "PaddedTeacher",
     "Teacher",
     "frozen_parts",
     "target_sizes",
@@ -32,6 +33,14 @@ class Teacher(Protocol):
 
     def taps(self, texts: Sequence[Sequence[int]]) -> list[Tensor]:
         """Per text BF16 [n, K * hidden], on any device."""
+
+
+@runtime_checkable
+class PaddedTeacher(Protocol):
+    """A teacher on the training device, that reads a whole batch at once."""
+
+    def padded_taps(self, tokens: Tensor) -> Tensor:
+        """int64 [B, S] -> [B, S, K * hidden], padding included."""
 
 
 class EngineTeacher:
@@ -73,6 +82,8 @@ def _bf16(taps: bytes, width: int) -> Tensor:
 
 class EngineWriter:
     """Answers as the engine decodes them: lossless, so any drafter of the target speeds it up."""
+
+    batch = 256
 
     def __init__(self, engine: Engine, max_tokens: int, ignore_eos: bool) -> None:
         self._engine, self._max_tokens, self._ignore_eos = engine, max_tokens, ignore_eos

@@ -22,12 +22,14 @@ from kilotok.errors import InvalidRequestError
 from kilotok.reference import open_target
 from kilotok.reference.config import LayerConfig
 from kilotok.reference.mimo import Mimo
+from kilotok.training.dflash.compiling import compiled
 from kilotok.training.dflash.model import rms_norm, rotary_table, rotate
+from kilotok.training.dflash.torch_attention import causal, windowed
 
 __all__ = ["Cache", "TorchTarget", "TorchWriter"]
 
 #: Texts of one forward pass.
-_BATCH = 512
+_BATCH = 256
 
 
 @dataclass
@@ -47,16 +49,24 @@ class TorchTarget:
     ----------
     path : checkpoint directory of the MiMo-V2 family.
     layers : 0-based layers to tap.
+    compile_taps : compile `padded_taps`; worth it where batches have one shape.
     """
 
     def __init__(
-        self, path: Path, layers: Sequence[int], device: torch.device, dtype: torch.dtype
+        self,
+        path: Path,
+        layers: Sequence[int],
+        device: torch.device,
+        dtype: torch.dtype,
+        compile_taps: bool = False,
     ) -> None:
         model = open_target(path, np.float32)
         if not isinstance(model, Mimo):
             raise InvalidRequestError("--teacher", "torch reads the MiMo-V2 family only")
         self.config, self.tapped = model.config, tuple(layers)
         self.device, self.dtype = device, dtype
+        self._rotary: dict[int, list[Tensor]] = {}
+        self._padded = compiled(self._whole, "taps") if compile_taps else self._whole
         self.embed, self.head, self.norm = (
             self._put(t) for t in (model.embedding, model.head, model.norm)
         )
@@ -166,15 +176,40 @@ class TorchTarget:
             tokens = torch.zeros(len(some), length, dtype=torch.long)
             for i, text in enumerate(some):
                 tokens[i, : len(text)] = torch.as_tensor(np.asarray(text, np.int64))
-            taps = self.padded_taps(tokens.to(self.device))
+            taps = self._whole(tokens.to(self.device), self._tables(length))
             out += [taps[i, : len(text)] for i, text in enumerate(some)]
         return out
 
     def padded_taps(self, tokens: Tensor) -> Tensor:
-        """Taps of equally long rows, [B, S, K * hidden]; int64 [B, S] in."""
-        b, s = tokens.shape
-        pos = torch.arange(s, device=self.device).expand(b, -1)
-        return self.forward(self.cache(b, s), tokens, pos, s)[1]
+        """Taps of equally long rows, [B, S, K * hidden]; int64 [B, S] in. No cache is made."""
+        return self._padded(tokens, self._tables(tokens.shape[1]))
+
+    def _tables(self, length: int) -> list[Tensor]:
+        if length not in self._rotary:
+            self._rotary[length] = [
+                rotary_table(length, layer.rotary_dim, layer.theta, self.device)
+                for layer in self.config.layers
+            ]
+        return self._rotary[length]
+
+    @torch.no_grad()
+    def _whole(self, tokens: Tensor, tables: list[Tensor]) -> Tensor:
+        x = F.embedding(tokens, self.embed).float()
+        tapped = []
+        for i, (layer, w) in enumerate(zip(self.config.layers, self.layers, strict=True)):
+            a = rms_norm(x, w["attn_norm"], self.config.eps)
+            q, k, v = self._project(a, layer, w["qkv"], tables[i])
+            if layer.window is not None:
+                o = windowed(q, k, v, w.get("sinks"), layer.window)
+            elif "sinks" in w:
+                o = windowed(q, k, v, w["sinks"], tokens.shape[1])
+            else:
+                o = causal(q, k, v)
+            x = x + (o @ w["o"].t()).float()
+            x = x + self._ffn(rms_norm(x, w["ffn_norm"], self.config.eps), layer, w).float()
+            if i in self.tapped:
+                tapped.append(x)
+        return torch.cat(tapped, -1).to(self.dtype)
 
 
 def _attend(
@@ -209,6 +244,8 @@ class TorchWriter:
     ----------
     stop : token ids that end an answer; none to fill every answer to its length.
     """
+
+    batch = 4096
 
     def __init__(self, target: TorchTarget, max_tokens: int, stop: Sequence[int]) -> None:
         self._target, self._max_tokens, self._stop = target, max_tokens, frozenset(stop)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from kilotok.training.dflash.anchors import draw_anchors
 from kilotok.training.dflash.answers import Answers
+from kilotok.training.dflash.compiling import compiled
 from kilotok.training.dflash.loss import Batch, Weighting, block_loss
 from kilotok.training.dflash.model import Weights, rotary_table
 from kilotok.training.dflash.optimizer import Optimizer, Rates, cosine
@@ -90,9 +91,10 @@ class Trainer:
         longest = max(int(self.lengths.max()), plan.pad_to) + shape.block
         self.table = rotary_table(longest, shape.rotary_dim, shape.theta, ranks.device)
         self.spent = 0.0
+        self._epoch: tuple[int, np.ndarray] | None = None
         self._loss: Callable[..., tuple[Tensor, Tensor, Tensor]] = block_loss
         if plan.compile:
-            self._loss = torch.compile(block_loss, dynamic=False)
+            self._loss = compiled(block_loss, "step")
 
     @property
     def step(self) -> int:
@@ -119,12 +121,17 @@ class Trainer:
     def run(self, until: int | None = None) -> None:
         """Train to the end of the schedule, or until that many steps are done."""
         began, mark, last = time.monotonic() - self.spent, self.step, time.monotonic()
+        is_compiling = self.plan.compile
         while True:
             self.spent = time.monotonic() - began
             progress = self._progress()
             if progress >= 1 or (until is not None and self.step >= until):
                 break
+            before = time.monotonic()
             loss, norm, right = self._one_step(progress)
+            if is_compiling:
+                # The schedule is for training, not for the compiler.
+                began, is_compiling = began + time.monotonic() - before, False
             is_due = self.step % self.plan.log_every == 0 or self.step == 1
             if is_due and self.ranks.is_first:
                 now = time.monotonic()
@@ -197,7 +204,7 @@ class Trainer:
         at = np.arange(step * self.plan.batch, (step + 1) * self.plan.batch)
         chosen = np.empty(len(at), np.int64)
         for epoch in {*(at // count).tolist()}:
-            order = np.random.default_rng([self.plan.seed, 1, epoch]).permutation(count)
+            order = self._order(epoch)
             here = at // count == epoch
             chosen[here] = order[at[here] % count]
         gen = torch.Generator().manual_seed(self.plan.seed * 1_000_003 + step)
@@ -205,18 +212,23 @@ class Trainer:
         pos, valid = draw_anchors(self.prompts[chosen], length, self.plan.anchors, gen)
         return chosen, pos, valid
 
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._epoch is None or self._epoch[0] != epoch:
+            rng = np.random.default_rng([self.plan.seed, 1, epoch])
+            self._epoch = (epoch, rng.permutation(len(self.answers)))
+        return self._epoch[1]
+
     def _batch(self, chosen: np.ndarray, pos: Tensor, valid: Tensor) -> Batch:
         device, length = self.ranks.device, self.lengths[chosen]
         size = max(int(length.max()), self.plan.pad_to)
         tokens = np.zeros((len(chosen), size), np.int64)
         for row, index in enumerate(chosen.tolist()):
             tokens[row, : int(length[row])] = self.answers.text(index)
-        taps = [t.to(device, self.plan.dtype) for t in self.taps.get(chosen.tolist())]
-        padded = torch.nn.utils.rnn.pad_sequence(taps, batch_first=True)
-        padded = torch.nn.functional.pad(padded, (0, 0, 0, size - padded.shape[1]))
+        padded = torch.from_numpy(tokens).to(device)
+        taps = self.taps.padded(chosen.tolist(), padded).to(self.plan.dtype)
         return Batch(
-            torch.from_numpy(tokens).to(device),
             padded,
+            taps,
             length.to(device),
             pos.to(device),
             valid.to(device),
