@@ -1,7 +1,7 @@
 //! Single ops on the GPU, for parity with other implementations. Arrays cross as their bytes, native endian.
 
-use kilotok::Error;
-use kilotok::weights::repack::{Mxfp4Matrix, pack_rows, pack_up};
+use kilotok::weights::repack::{Packing, RowOrder};
+use kilotok::{Bytes, Error, Format, Matrix};
 use kilotok_gpu::ops::{MoeBatch, MoeLayer, MoeShape};
 use kilotok_gpu::{Context, GpuError};
 use pyo3::prelude::*;
@@ -58,9 +58,9 @@ pub(crate) fn gpu_moe(
             for expert in 0..experts {
                 let gate = matrix("gate", &gate, expert, (inter, size))?;
                 let up = matrix("up", &up, expert, (inter, size))?;
-                up_steps.extend(pack_up(&gate, &up).map_err(raised)?);
+                pack(&mut up_steps, vec![&gate, &up], RowOrder::GateUp)?;
                 let down = matrix("down", &down, expert, (size, inter))?;
-                down_steps.extend(pack_rows(&down).map_err(raised)?);
+                pack(&mut down_steps, vec![&down], RowOrder::Stored)?;
             }
             let context = Context::new(device).map_err(|e| failed(&e))?;
             let layer =
@@ -90,20 +90,30 @@ fn run(layer: &MoeLayer, size: usize, batch: &Batch) -> PyResult<(Vec<u16>, Vec<
 }
 
 /// The matrix of one expert among all.
-fn matrix<'a>(
+fn matrix(
     name: &str,
-    (codes, scales): &'a Stored,
+    (codes, scales): &Stored,
     expert: usize,
     (rows, cols): (usize, usize),
-) -> PyResult<Mxfp4Matrix<'a>> {
-    let part = |bytes: &'a [u8], per_byte: usize| {
+) -> PyResult<Matrix> {
+    let part = |bytes: &[u8], per_byte: usize| {
         let len = rows * cols / per_byte;
-        bytes.get(expert * len..(expert + 1) * len)
+        bytes.get(expert * len..(expert + 1) * len).map(|part| Bytes::from_vec(part.to_vec()))
     };
     match (part(codes, 2), part(scales, 32)) {
-        (Some(nibbles), Some(scales)) => Ok(Mxfp4Matrix { nibbles, scales, rows, cols }),
+        (Some(data), Some(scales)) => {
+            Ok(Matrix { rows, cols, data, format: Format::Mxfp4 { scales }, row_step: 1 })
+        }
         _ => Err(invalid(name, &format!("too short for expert {expert} of [{rows}, {cols}]"))),
     }
+}
+
+/// Appends the steps of one matrix.
+fn pack(steps: &mut Vec<u8>, parts: Vec<&Matrix>, order: RowOrder) -> PyResult<()> {
+    let packing = Packing::new("experts", parts, order).map_err(raised)?;
+    let start = steps.len();
+    steps.resize(start + packing.shape().bytes(), 0);
+    packing.pack(0..packing.shape().tiles, &mut steps[start..], 1).map_err(raised)
 }
 
 fn values<T: bytemuck::Pod>(name: &str, bytes: &[u8]) -> PyResult<Vec<T>> {

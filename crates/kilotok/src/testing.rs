@@ -1,5 +1,6 @@
 //! Random models for tests and benches: any spec, any formats, the same on every machine.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::matrix::{Bytes, Format, Matrix};
@@ -54,6 +55,11 @@ impl Formats {
             experts: stored,
             drafter: stored,
         }
+    }
+
+    /// As gpt-oss has them: experts in MXFP4, the rest in bfloat16.
+    pub fn gpt_oss() -> Self {
+        Self { experts: Stored::Mxfp4, ..Self::all(Stored::Bf16) }
     }
 
     /// As MiMo-V2.5-Pro-FP4 has them (mimo_spec 3.1, 3.3).
@@ -145,100 +151,138 @@ impl Rng {
         let data = whole.slice(1..whole.len()).unwrap_or(whole);
         Matrix { rows, cols, data, format, row_step: 1 }
     }
+}
 
-    fn swiglu(&mut self, hidden: usize, inter: usize, stored: Stored) -> ExpertWeights {
-        ExpertWeights {
-            gate: self.matrix(inter, hidden, stored, 1),
-            up: self.matrix(inter, hidden, stored, 1),
-            down: self.matrix(hidden, inter, stored, 1),
-            bias: None,
-        }
+/// Where the weights of a model come from.
+trait Fill {
+    /// `chunks`: of the FP8 scale grid.
+    fn matrix(&mut self, rows: usize, cols: usize, stored: Stored, chunks: usize) -> Matrix;
+    /// Values around `mean`.
+    fn vector(&mut self, len: usize, mean: f32, deviation: f32) -> Vector;
+}
+
+impl Fill for Rng {
+    fn matrix(&mut self, rows: usize, cols: usize, stored: Stored, chunks: usize) -> Matrix {
+        Self::matrix(self, rows, cols, stored, chunks)
     }
 
-    /// An expert; with biases, gate and up alternate in one buffer, as such families store them.
-    fn expert(&mut self, hidden: usize, spec: &MoeSpec, stored: Stored) -> ExpertWeights {
-        let inter = spec.inter;
-        if !spec.bias {
-            return self.swiglu(hidden, inter, stored);
-        }
-        let (gate, up) = if stored == Stored::Fp8 {
-            (self.matrix(inter, hidden, stored, 1), self.matrix(inter, hidden, stored, 1))
-        } else {
-            let both = self.matrix(2 * inter, hidden, stored, 1);
-            (every_other(&both, 0), every_other(&both, 1))
+    fn vector(&mut self, len: usize, mean: f32, deviation: f32) -> Vector {
+        Self::vector(self, len, mean, deviation)
+    }
+}
+
+/// Shapes and formats without a byte: enough to plan for a model that is not there.
+#[derive(Default)]
+struct Hollow {
+    /// One vector of each length is all vectors of that length.
+    vectors: BTreeMap<usize, Vector>,
+}
+
+impl Fill for Hollow {
+    fn matrix(&mut self, rows: usize, cols: usize, stored: Stored, chunks: usize) -> Matrix {
+        let none = || Bytes::from_vec(Vec::new());
+        let format = match stored {
+            Stored::F32 => Format::F32,
+            Stored::Bf16 => Format::Bf16,
+            Stored::Fp8 => Format::Fp8 { scales: [].into(), rows_per_chunk: rows / chunks },
+            Stored::Mxfp4 => Format::Mxfp4 { scales: none() },
         };
-        ExpertWeights {
-            gate,
-            up,
-            down: self.matrix(hidden, inter, stored, 1),
-            bias: Some(ExpertBias {
-                gate: self.vector(inter, 0.0, 0.3),
-                up: self.vector(inter, 0.0, 0.3),
-                down: self.vector(hidden, 0.0, 0.3),
-            }),
-        }
+        Matrix { rows, cols, data: none(), format, row_step: 1 }
     }
 
-    fn layer(&mut self, hidden: usize, spec: &LayerSpec, formats: Formats) -> LayerWeights {
-        let a = &spec.attention;
-        let qkv = match a.layout {
-            QkvLayout::Fused { chunks } => {
-                let width = a.head_map().width;
-                QkvWeights::Fused(self.matrix(width, hidden, formats.qkv, chunks))
-            }
-            QkvLayout::Split => QkvWeights::Split(Box::new(
-                [a.heads * a.qk_dim, a.kv_heads * a.qk_dim, a.kv_heads * a.v_dim]
-                    .map(|rows| self.matrix(rows, hidden, formats.qkv, 1)),
-            )),
-        };
-        let mlp = match &spec.mlp {
-            MlpSpec::Dense { inter } => {
-                MlpWeights::Dense(self.swiglu(hidden, *inter, formats.dense))
-            }
-            MlpSpec::Moe(moe) => MlpWeights::Moe {
-                router: self.matrix(moe.experts, hidden, formats.router, 1),
-                router_bias: self.vector(moe.experts, 0.0, 0.05),
-                experts: (0..moe.experts)
-                    .map(|_| self.expert(hidden, moe, formats.experts))
-                    .collect(),
-            },
-        };
-        LayerWeights {
-            input_norm: self.vector(hidden, 1.0, 0.1),
-            attention: AttentionWeights {
-                qkv,
-                qkv_bias: a.bias.then(|| self.vector(a.head_map().width, 0.0, 0.3)),
-                o_proj: self.matrix(hidden, a.heads * a.v_dim, formats.o_proj, 1),
-                o_bias: a.bias.then(|| self.vector(hidden, 0.0, 0.3)),
-                sinks: a.sinks.then(|| self.vector(a.heads, 0.0, 1.0)),
-            },
-            post_norm: self.vector(hidden, 1.0, 0.1),
-            mlp,
-        }
+    fn vector(&mut self, len: usize, mean: f32, _deviation: f32) -> Vector {
+        Arc::clone(self.vectors.entry(len).or_insert_with(|| vec![mean; len].into()))
     }
+}
 
-    fn drafter(&mut self, spec: &DrafterSpec, stored: Stored) -> DrafterWeights {
-        let (hidden, dim) = (spec.hidden, spec.head_dim);
-        let layers = (0..spec.layers).map(|_| DraftLayerWeights {
-            input_norm: self.vector(hidden, 1.0, 0.1),
-            q_proj: self.matrix(spec.heads * dim, hidden, stored, 1),
-            k_proj: self.matrix(spec.kv_heads * dim, hidden, stored, 1),
-            v_proj: self.matrix(spec.kv_heads * dim, hidden, stored, 1),
-            o_proj: self.matrix(hidden, spec.heads * dim, stored, 1),
-            q_norm: self.vector(dim, 1.0, 0.1),
-            k_norm: self.vector(dim, 1.0, 0.1),
-            sinks: spec.sinks.then(|| self.vector(spec.heads, 0.0, 1.0)),
-            post_norm: self.vector(hidden, 1.0, 0.1),
-            mlp: self.swiglu(hidden, spec.inter, stored),
-        });
-        let layers = layers.collect();
-        DrafterWeights {
-            fc: self.matrix(hidden, spec.taps.len() * hidden, stored, 1),
-            hidden_norm: self.vector(hidden, 1.0, 0.1),
-            norm: self.vector(hidden, 1.0, 0.1),
-            mask_embedding: self.vector(hidden, 0.0, 0.2),
-            layers,
+fn swiglu(fill: &mut impl Fill, hidden: usize, inter: usize, stored: Stored) -> ExpertWeights {
+    ExpertWeights {
+        gate: fill.matrix(inter, hidden, stored, 1),
+        up: fill.matrix(inter, hidden, stored, 1),
+        down: fill.matrix(hidden, inter, stored, 1),
+        bias: None,
+    }
+}
+
+/// An expert; with biases, gate and up alternate in one buffer, as such families store them.
+fn expert(fill: &mut impl Fill, hidden: usize, spec: &MoeSpec, stored: Stored) -> ExpertWeights {
+    let inter = spec.inter;
+    if !spec.bias {
+        return swiglu(fill, hidden, inter, stored);
+    }
+    let (gate, up) = if stored == Stored::Fp8 {
+        (fill.matrix(inter, hidden, stored, 1), fill.matrix(inter, hidden, stored, 1))
+    } else {
+        let both = fill.matrix(2 * inter, hidden, stored, 1);
+        (every_other(&both, 0), every_other(&both, 1))
+    };
+    ExpertWeights {
+        gate,
+        up,
+        down: fill.matrix(hidden, inter, stored, 1),
+        bias: Some(ExpertBias {
+            gate: fill.vector(inter, 0.0, 0.3),
+            up: fill.vector(inter, 0.0, 0.3),
+            down: fill.vector(hidden, 0.0, 0.3),
+        }),
+    }
+}
+
+fn layer(fill: &mut impl Fill, hidden: usize, spec: &LayerSpec, formats: Formats) -> LayerWeights {
+    let a = &spec.attention;
+    let qkv = match a.layout {
+        QkvLayout::Fused { chunks } => {
+            let width = a.head_map().width;
+            QkvWeights::Fused(fill.matrix(width, hidden, formats.qkv, chunks))
         }
+        QkvLayout::Split => QkvWeights::Split(Box::new(
+            [a.heads * a.qk_dim, a.kv_heads * a.qk_dim, a.kv_heads * a.v_dim]
+                .map(|rows| fill.matrix(rows, hidden, formats.qkv, 1)),
+        )),
+    };
+    let mlp = match &spec.mlp {
+        MlpSpec::Dense { inter } => MlpWeights::Dense(swiglu(fill, hidden, *inter, formats.dense)),
+        MlpSpec::Moe(moe) => MlpWeights::Moe {
+            router: fill.matrix(moe.experts, hidden, formats.router, 1),
+            router_bias: fill.vector(moe.experts, 0.0, 0.05),
+            experts: (0..moe.experts).map(|_| expert(fill, hidden, moe, formats.experts)).collect(),
+        },
+    };
+    LayerWeights {
+        input_norm: fill.vector(hidden, 1.0, 0.1),
+        attention: AttentionWeights {
+            qkv,
+            qkv_bias: a.bias.then(|| fill.vector(a.head_map().width, 0.0, 0.3)),
+            o_proj: fill.matrix(hidden, a.heads * a.v_dim, formats.o_proj, 1),
+            o_bias: a.bias.then(|| fill.vector(hidden, 0.0, 0.3)),
+            sinks: a.sinks.then(|| fill.vector(a.heads, 0.0, 1.0)),
+        },
+        post_norm: fill.vector(hidden, 1.0, 0.1),
+        mlp,
+    }
+}
+
+fn drafter(fill: &mut impl Fill, spec: &DrafterSpec, stored: Stored) -> DrafterWeights {
+    let (hidden, dim) = (spec.hidden, spec.head_dim);
+    let layers = (0..spec.layers).map(|_| DraftLayerWeights {
+        input_norm: fill.vector(hidden, 1.0, 0.1),
+        q_proj: fill.matrix(spec.heads * dim, hidden, stored, 1),
+        k_proj: fill.matrix(spec.kv_heads * dim, hidden, stored, 1),
+        v_proj: fill.matrix(spec.kv_heads * dim, hidden, stored, 1),
+        o_proj: fill.matrix(hidden, spec.heads * dim, stored, 1),
+        q_norm: fill.vector(dim, 1.0, 0.1),
+        k_norm: fill.vector(dim, 1.0, 0.1),
+        sinks: spec.sinks.then(|| fill.vector(spec.heads, 0.0, 1.0)),
+        post_norm: fill.vector(hidden, 1.0, 0.1),
+        mlp: swiglu(fill, hidden, spec.inter, stored),
+    });
+    let layers = layers.collect();
+    DrafterWeights {
+        fc: fill.matrix(hidden, spec.taps.len() * hidden, stored, 1),
+        hidden_norm: fill.vector(hidden, 1.0, 0.1),
+        norm: fill.vector(hidden, 1.0, 0.1),
+        mask_embedding: fill.vector(hidden, 0.0, 0.2),
+        layers,
     }
 }
 
@@ -258,19 +302,27 @@ fn every_other(both: &Matrix, first: usize) -> Matrix {
 
 /// A model of `spec` with random weights.
 pub fn random_model(spec: ModelSpec, formats: Formats, seed: u64) -> Arc<Model> {
-    let mut rng = Rng(seed);
-    let embed = rng.matrix(spec.vocab, spec.hidden, formats.embed, 1);
+    Arc::new(filled(spec, formats, &mut Rng(seed)))
+}
+
+/// A model of `spec` whose matrices have shapes and formats but no bytes.
+pub fn hollow_model(spec: ModelSpec, formats: Formats) -> Model {
+    filled(spec, formats, &mut Hollow::default())
+}
+
+fn filled(spec: ModelSpec, formats: Formats, fill: &mut impl Fill) -> Model {
+    let embed = fill.matrix(spec.vocab, spec.hidden, formats.embed, 1);
     let lm_head = if spec.tied_head {
         embed.clone()
     } else {
-        rng.matrix(spec.vocab, spec.hidden, formats.embed, 1)
+        fill.matrix(spec.vocab, spec.hidden, formats.embed, 1)
     };
-    Arc::new(Model {
+    Model {
         embed,
-        layers: spec.layers.iter().map(|l| rng.layer(spec.hidden, l, formats)).collect(),
-        norm: rng.vector(spec.hidden, 1.0, 0.1),
+        layers: spec.layers.iter().map(|l| layer(fill, spec.hidden, l, formats)).collect(),
+        norm: fill.vector(spec.hidden, 1.0, 0.1),
         lm_head,
-        drafter: spec.drafter.as_ref().map(|d| rng.drafter(d, formats.drafter)),
+        drafter: spec.drafter.as_ref().map(|d| drafter(fill, d, formats.drafter)),
         spec,
-    })
+    }
 }

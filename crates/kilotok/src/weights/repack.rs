@@ -1,142 +1,308 @@
-//! MXFP4 matrices in the order in which the GPU multiplies them.
+//! Weight matrices in the order in which the GPU multiplies them.
 //!
-//! A *step* is 32 rows x 64 columns in 1088 bytes: 512 bytes of codes for rows 0 to 15 (lane `l` of a warp has 16 bytes
-//! at `16 l`), 512 for rows 16 to 31, then 64 bytes of scales. `cuda/include/kilotok/layout/mxfp4_step.cuh` describes it
-//! from the other side, `format/mxfp4.cuh` has the decoder that the bits of a word are spread for.
+//! A matrix becomes *tiles* of 32 rows, and a tile *steps* along its columns: what one warp
+//! multiplies at a time, one step after the other. `cuda/include/kilotok/layout/*_step.cuh`
+//! describe the steps from the other side. Rows that are missing in the last tile and columns that
+//! are missing in the last step are zeros.
 
-use crate::error::Error;
+mod bf16_step;
+mod fp8_step;
+mod mxfp4_step;
+mod order;
+#[cfg(test)]
+mod tests;
 
-/// Bytes of a step.
-pub const STEP_BYTES: usize = 1088;
-/// Rows of a step.
-pub const STEP_ROWS: usize = 32;
-/// Columns of a step.
-pub const STEP_COLS: usize = 64;
+use std::ops::Range;
 
-/// Where a word keeps sign, exponent (high, low bit) and mantissa of each of its 8 codes.
-const BITS: [[u32; 4]; 8] = [
-    [15, 8, 7, 14],
-    [31, 24, 23, 30],
-    [13, 6, 5, 4],
-    [29, 22, 21, 20],
-    [9, 2, 1, 0],
-    [25, 18, 17, 16],
-    [19, 12, 11, 10],
-    [3, 28, 27, 26],
-];
+pub use order::RowOrder;
 
-/// An MXFP4 matrix as a checkpoint stores it.
-#[derive(Debug, Clone, Copy)]
-pub struct Mxfp4Matrix<'a> {
-    /// `[rows, cols / 2]`, the low nibble is the even column.
-    pub nibbles: &'a [u8],
-    /// `[rows, cols / 32]` e8m0.
-    pub scales: &'a [u8],
-    /// Rows (outputs).
-    pub rows: usize,
-    /// Columns (inputs).
-    pub cols: usize,
+use crate::error::{Error, Result};
+use crate::matrix::{Format, Matrix};
+use crate::numeric::fp8;
+
+/// Rows of a tile.
+pub const TILE_ROWS: usize = 32;
+
+/// Columns that are summed before the sums are added, for every this many columns of a matrix.
+const CHUNK_COLS: usize = 256;
+const CHUNK_PERIOD: usize = 6144;
+
+/// What a step holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum StepFormat {
+    /// 32 x 64 bfloat16.
+    Bf16,
+    /// 32 x 128 e4m3 and a factor per row.
+    Fp8,
+    /// 32 x 64 e2m1 and a scale per row and 32 columns.
+    Mxfp4,
 }
 
-impl Mxfp4Matrix<'_> {
-    fn code(&self, row: usize, col: usize) -> u32 {
-        let byte = self.nibbles[row * (self.cols / 2) + col / 2];
-        u32::from(if col % 2 == 0 { byte & 15 } else { byte >> 4 })
-    }
-
-    fn check(&self, what: &str, row_multiple: usize) -> Result<(), Error> {
-        let Self { nibbles, scales, rows, cols } = self;
-        let wrong = |reason: String| Error::InvalidRequest { parameter: what.to_owned(), reason };
-        if *rows == 0 || *cols == 0 || rows % row_multiple != 0 || cols % STEP_COLS != 0 {
-            return Err(wrong(format!(
-                "[{rows}, {cols}] cannot be packed: rows have to be a multiple of {row_multiple}, columns of {STEP_COLS}"
-            )));
-        }
-        if nibbles.len() != rows * cols / 2 || scales.len() != rows * cols / 32 {
-            return Err(wrong(format!(
-                "{} bytes of codes and {} of scales do not make [{rows}, {cols}]",
-                nibbles.len(),
-                scales.len()
-            )));
-        }
-        match scales.iter().position(|scale| *scale == 255) {
-            Some(at) => Err(wrong(format!("the scale of row {} is NaN", at / (cols / 32)))),
-            None => Ok(()),
+impl StepFormat {
+    /// The step for a stored format; 32-bit floats have none.
+    pub fn of(format: &Format) -> Option<Self> {
+        match format {
+            Format::F32 => None,
+            Format::Bf16 => Some(Self::Bf16),
+            Format::Fp8 { .. } => Some(Self::Fp8),
+            Format::Mxfp4 { .. } => Some(Self::Mxfp4),
         }
     }
-}
 
-/// Gate and up projection, `[inter, size]` each, as `[inter / 16][size / 64]` steps: 16 gate rows above 16 up rows.
-///
-/// # Errors
-/// [`Error::InvalidRequest`] for unequal or unfit shapes and for a scale that is NaN.
-pub fn pack_up(gate: &Mxfp4Matrix, up: &Mxfp4Matrix) -> Result<Vec<u8>, Error> {
-    gate.check("gate", STEP_ROWS / 2)?;
-    up.check("up", STEP_ROWS / 2)?;
-    if (gate.rows, gate.cols) != (up.rows, up.cols) {
-        return Err(Error::InvalidRequest {
-            parameter: "up".to_owned(),
-            reason: format!(
-                "[{}, {}] is not the shape of gate, [{}, {}]",
-                up.rows, up.cols, gate.rows, gate.cols
-            ),
-        });
+    /// Columns of a step.
+    pub const fn cols(self) -> usize {
+        match self {
+            Self::Bf16 | Self::Mxfp4 => 64,
+            Self::Fp8 => 128,
+        }
     }
-    Ok(pack(gate.rows / 16, gate.cols, |tile, row| {
-        if row < 16 { (gate, tile * 16 + row) } else { (up, tile * 16 + row - 16) }
-    }))
+
+    /// Bytes of a step.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::Bf16 => bf16_step::BYTES,
+            Self::Fp8 => fp8_step::BYTES,
+            Self::Mxfp4 => mxfp4_step::BYTES,
+        }
+    }
 }
 
-/// A matrix `[rows, cols]` as `[rows / 32][cols / 64]` steps.
-///
-/// # Errors
-/// [`Error::InvalidRequest`] for an unfit shape and for a scale that is NaN.
-pub fn pack_rows(matrix: &Mxfp4Matrix) -> Result<Vec<u8>, Error> {
-    matrix.check("matrix", STEP_ROWS)?;
-    Ok(pack(matrix.rows / STEP_ROWS, matrix.cols, |tile, row| (matrix, tile * STEP_ROWS + row)))
+/// Extents of a packed matrix: a function of its shape and format alone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StepShape {
+    /// What a step holds.
+    pub format: StepFormat,
+    /// Tiles of 32 rows.
+    pub tiles: usize,
+    /// Steps of a tile.
+    pub steps: usize,
+    /// Steps whose sum is made before sums are added up: rows, batch and number of SMs must not
+    /// change how a sum is associated (law 1).
+    pub chunk_steps: usize,
 }
 
-/// `source` maps (tile, row of the tile) to a row of a checked matrix with `cols` columns.
-fn pack<'a>(
-    tiles: usize,
+impl StepShape {
+    /// The extents of `tiles` tiles of `cols` columns.
+    pub fn new(format: StepFormat, tiles: usize, cols: usize) -> Self {
+        let steps = cols.div_ceil(format.cols());
+        Self { format, tiles, steps, chunk_steps: chunk_cols(cols) / format.cols() }
+    }
+
+    /// Bytes of a tile.
+    pub fn tile_bytes(&self) -> usize {
+        self.steps * self.format.bytes()
+    }
+
+    /// Bytes of the matrix.
+    pub fn bytes(&self) -> usize {
+        self.tiles * self.tile_bytes()
+    }
+}
+
+/// Columns whose sum is made before sums are added up: at most 24 sums for any matrix.
+pub fn chunk_cols(cols: usize) -> usize {
+    CHUNK_COLS * cols.div_ceil(CHUNK_PERIOD).max(1)
+}
+
+/// A matrix to be packed: the rows of `parts` in some order.
+#[derive(Clone, Debug)]
+pub struct Packing<'a> {
+    name: String,
+    parts: Vec<&'a Matrix>,
+    order: RowOrder,
     cols: usize,
-    source: impl Fn(usize, usize) -> (&'a Mxfp4Matrix<'a>, usize),
-) -> Vec<u8> {
-    let steps = cols / STEP_COLS;
-    let mut out = vec![0; tiles * steps * STEP_BYTES];
-    for (at, bytes) in out.chunks_exact_mut(STEP_BYTES).enumerate() {
-        let (tile, step) = (at / steps, at % steps);
-        let (codes, scales) = bytes.split_at_mut(1024);
-        for (at, word) in codes.chunks_exact_mut(4).enumerate() {
-            let (half, lane, product) = (at / 128, at / 4 % 32, at % 4);
-            let mut bits = 0;
-            for (i, places) in BITS.iter().enumerate() {
-                let (row, col) = position(half, lane, product, i);
-                let (matrix, row) = source(tile, row);
-                bits |= spread(matrix.code(row, step * STEP_COLS + col), places);
-            }
-            word.copy_from_slice(&bits.to_le_bytes());
-        }
-        for (at, scale) in scales.iter_mut().enumerate() {
-            let (matrix, row) = source(tile, at / 8 + 8 * (at % 4));
-            *scale = matrix.scales[row * (cols / 32) + step * 2 + at / 4 % 2];
-        }
-    }
-    out
+    shape: StepShape,
 }
 
-/// Row and column, within a step, of code `i` of the word that `lane` has for `product`.
+/// One row of a tile as it is stored; empty where there is none.
+#[derive(Clone, Copy, Default)]
+struct StoredRow<'a> {
+    data: &'a [u8],
+    /// e8m0 of MXFP4.
+    scales: &'a [u8],
+    /// Factors of FP8.
+    factors: &'a [f32],
+}
+
+impl<'a> Packing<'a> {
+    /// Rows of `parts`, one matrix after the other, in `order`.
+    ///
+    /// # Errors
+    /// [`Error::ModelFormat`] naming `name` where the parts differ in format or columns, have no
+    /// step format, do not suit the order, or hold fewer bytes than their shape says.
+    pub fn new(name: impl Into<String>, parts: Vec<&'a Matrix>, order: RowOrder) -> Result<Self> {
+        let name = name.into();
+        let fail = |reason: String| Err(Error::model_format(&name, reason));
+        let Some(first) = parts.first() else { return fail("nothing to pack".into()) };
+        let cols = first.cols;
+        let Some(format) = StepFormat::of(&first.format) else {
+            return fail("32-bit floats cannot be multiplied on the GPU; bfloat16 can".into());
+        };
+        for part in &parts {
+            if part.cols != cols || StepFormat::of(&part.format) != Some(format) {
+                return fail(format!(
+                    "[{}, {}] {:?} stands beside [{}, {cols}] {:?}: columns and format differ",
+                    part.rows, part.cols, part.format, first.rows, first.format
+                ));
+            }
+            if format == StepFormat::Mxfp4 && cols % 32 != 0 {
+                return fail(format!("{cols} columns are no multiple of 32, which MXFP4 needs"));
+            }
+        }
+        let rows: Vec<usize> = parts.iter().map(|part| part.rows).collect();
+        let tiles = match order.tiles(&rows) {
+            Ok(tiles) => tiles,
+            Err(reason) => return fail(reason),
+        };
+        let shape = StepShape::new(format, tiles, cols);
+        Ok(Self { name, parts, order, cols, shape })
+    }
+
+    /// Extents of the packed matrix.
+    pub fn shape(&self) -> StepShape {
+        self.shape
+    }
+
+    /// What errors call the matrix.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Columns of the stored matrix.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Packs some tiles into `out`, which holds exactly them, with as many threads as told.
+    ///
+    /// # Errors
+    /// [`Error::ModelFormat`] for codes or scales that are no numbers, and where bytes are missing.
+    ///
+    /// # Panics
+    /// Where `out` has another length, or a tile is beyond the last one.
+    pub fn pack(&self, tiles: Range<usize>, out: &mut [u8], threads: usize) -> Result<()> {
+        let bytes = self.shape.tile_bytes();
+        assert!(tiles.end <= self.shape.tiles && out.len() == tiles.len() * bytes);
+        if threads <= 1 || tiles.len() < 2 {
+            return self.pack_in_place(tiles.start, out);
+        }
+        let each = tiles.len().div_ceil(threads);
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = out
+                .chunks_mut(each * bytes)
+                .enumerate()
+                .map(|(i, piece)| {
+                    scope.spawn(move || self.pack_in_place(tiles.start + i * each, piece))
+                })
+                .collect();
+            workers.into_iter().try_for_each(|worker| {
+                worker.join().unwrap_or_else(|_| {
+                    Err(Error::model_format(&self.name, "packing failed: the data is shorter"))
+                })
+            })
+        })
+    }
+
+    fn pack_in_place(&self, first_tile: usize, out: &mut [u8]) -> Result<()> {
+        let format = self.shape.format;
+        for (i, tile) in out.chunks_exact_mut(self.shape.tile_bytes().max(1)).enumerate() {
+            let mut rows = [StoredRow::default(); TILE_ROWS];
+            for (k, row) in rows.iter_mut().enumerate() {
+                if let Some((part, at)) = self.source((first_tile + i) * TILE_ROWS + k) {
+                    *row = self.stored(part, at)?;
+                }
+            }
+            for (step, out) in tile.chunks_exact_mut(format.bytes()).enumerate() {
+                let packed = match format {
+                    StepFormat::Bf16 => {
+                        bf16_step::pack(&rows, step, out);
+                        Ok(())
+                    }
+                    StepFormat::Fp8 => fp8_step::pack(&rows, step, out),
+                    StepFormat::Mxfp4 => mxfp4_step::pack(&rows, step, out),
+                };
+                packed.map_err(|NotANumber { row }| self.not_a_number(first_tile + i, row))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn not_a_number(&self, tile: usize, row: usize) -> Error {
+        let (part, at) = self.source(tile * TILE_ROWS + row).unwrap_or_default();
+        Error::model_format(&self.name, format!("row {at} of part {part} holds a NaN"))
+    }
+
+    fn source(&self, row: usize) -> Option<(usize, usize)> {
+        self.order.source(row, self.parts.iter().map(|part| part.rows))
+    }
+
+    fn stored(&self, part: usize, row: usize) -> Result<StoredRow<'a>> {
+        let matrix = self.parts[part];
+        let cols = self.cols;
+        let missing = || {
+            let reason = format!("row {row} of part {part} is beyond the stored bytes");
+            Error::model_format(&self.name, reason)
+        };
+        let at = row * matrix.row_step;
+        let slice = |bytes: &'a [u8], len: usize| bytes.get(at * len..(at + 1) * len);
+        let data = |len: usize| slice(matrix.data.as_slice(), len).ok_or_else(missing);
+        Ok(match &matrix.format {
+            Format::F32 => StoredRow::default(),
+            Format::Bf16 => StoredRow { data: data(cols * 2)?, ..StoredRow::default() },
+            Format::Fp8 { scales, rows_per_chunk } => {
+                let blocks = cols.div_ceil(fp8::BLOCK);
+                let first = fp8::scale_row(row, *rows_per_chunk) * blocks;
+                let factors = scales.get(first..first + blocks).ok_or_else(missing)?;
+                StoredRow { data: data(cols)?, factors, ..StoredRow::default() }
+            }
+            Format::Mxfp4 { scales } => {
+                let scales = slice(scales.as_slice(), cols / 32).ok_or_else(missing)?;
+                StoredRow { data: data(cols / 2)?, scales, ..StoredRow::default() }
+            }
+        })
+    }
+
+    /// A vector that goes with the rows (a bias), in the order of the packed rows: `[tiles * 32]`,
+    /// zeros where there is no row.
+    ///
+    /// # Errors
+    /// [`Error::ModelFormat`] where the vectors are not as long as the parts have rows.
+    pub fn order_vector(&self, vectors: &[&[f32]]) -> Result<Vec<f32>> {
+        let fits = vectors.len() == self.parts.len()
+            && vectors.iter().zip(&self.parts).all(|(vector, part)| vector.len() == part.rows);
+        if !fits {
+            let lengths: Vec<usize> = vectors.iter().map(|vector| vector.len()).collect();
+            let reason = format!("biases of {lengths:?} elements do not suit its rows");
+            return Err(Error::model_format(&self.name, reason));
+        }
+        Ok((0..self.shape.tiles * TILE_ROWS)
+            .map(|row| self.source(row).map_or(0.0, |(part, at)| vectors[part][at]))
+            .collect())
+    }
+}
+
+/// A code or a scale that is no number, in one row of a tile.
+struct NotANumber {
+    row: usize,
+}
+
+/// `LEN` bytes of every row of a tile from byte `start` on, zeros past the end of a row.
+fn gather<const LEN: usize>(rows: &[StoredRow; TILE_ROWS], start: usize) -> [[u8; LEN]; TILE_ROWS] {
+    let mut segments = [[0; LEN]; TILE_ROWS];
+    for (segment, row) in segments.iter_mut().zip(rows) {
+        let bytes = row.data.get(start..).unwrap_or_default();
+        let len = bytes.len().min(LEN);
+        segment[..len].copy_from_slice(&bytes[..len]);
+    }
+    segments
+}
+
+/// Row and column, within a step, of element `i` of the eight that `lane` has in `product` of the
+/// rows `16 half ..`: registers a0 to a3 of mma.m16n8k16, two elements each. The K that a product
+/// covers is chosen so that the columns of a lane in 32 columns are consecutive.
 const fn position(half: usize, lane: usize, product: usize, i: usize) -> (usize, usize) {
     let register = i / 2;
     let row = 16 * half + lane / 4 + 8 * (register % 2);
     let col = 32 * (product / 2) + 8 * (lane % 4) + 4 * (product % 2) + 2 * (register / 2) + i % 2;
     (row, col)
 }
-
-/// The bits of `code` (sign, exponent, exponent, mantissa) at `places`.
-fn spread(code: u32, places: &[u32; 4]) -> u32 {
-    places.iter().enumerate().map(|(bit, place)| (code >> (3 - bit) & 1) << place).sum()
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,8 +1,13 @@
-//! The packed bytes hold every code and scale once, where the GPU's decoder finds it.
+//! The packed bytes hold every element once, where the GPU looks for it.
 
 use proptest::prelude::*;
 
-use super::{BITS, Mxfp4Matrix, STEP_BYTES, pack_rows, pack_up, position, spread};
+use super::fp8_step::split;
+use super::mxfp4_step::{BITS, spread};
+use super::*;
+use crate::matrix::Bytes;
+use crate::numeric::{bf16, mxfp4};
+use crate::testing::{Rng, Stored};
 
 /// What `format/mxfp4.cuh` computes: 8 codes as bf16 bits, code value * 2^-126.
 fn device_decode(word: u32) -> [u16; 8] {
@@ -18,67 +23,215 @@ fn device_decode(word: u32) -> [u16; 8] {
 /// The e2m1 code whose value a bf16 holds, up to the factor 2^-126.
 fn code_of(bf16: u16) -> u8 {
     let value = f64::from(f32::from_bits(u32::from(bf16) << 16)) * 2f64.powi(126);
-    let code = crate::numeric::mxfp4::encode_e2m1(value);
-    let exact = f64::from(crate::numeric::mxfp4::E2M1[usize::from(code)]);
-    assert_eq!(value, exact);
+    let code = mxfp4::encode_e2m1(value);
+    assert_eq!(value, f64::from(mxfp4::E2M1[usize::from(code)]));
     code
 }
 
-/// Codes `[rows, cols]` and scales `[rows, cols / 32]`, read back the way a warp reads them.
-fn unpack(steps: &[u8], rows: usize, cols: usize) -> (Vec<u8>, Vec<u8>) {
-    let (mut codes, mut scales) = (vec![99; rows * cols], vec![0; rows * cols / 32]);
-    for (at, step) in steps.chunks_exact(STEP_BYTES).enumerate() {
-        let (row0, col0) = (at / (cols / 64) * 32, at % (cols / 64) * 64);
-        for half in 0..2 {
-            for lane in 0..32 {
-                let (g, t) = (lane / 4, lane % 4);
-                for product in 0..4 {
-                    let start = 512 * half + 16 * lane + 4 * product;
-                    let word = u32::from_le_bytes(step[start..start + 4].try_into().unwrap());
-                    for (i, bf16) in device_decode(word).into_iter().enumerate() {
-                        // PTX ISA: register a(i / 2) of m16n8k16 is row g or g + 8, k 2t or 2t + 8 on; the eight k of
-                        // a lane in a K block are consecutive in memory.
-                        let row = row0 + 16 * half + g + 8 * (i / 2 % 2);
-                        let k = product / 2 * 32 + 8 * t + product % 2 * 4 + i / 4 * 2 + i % 2;
-                        codes[row * cols + col0 + k] = code_of(bf16);
+fn word(bytes: &[u8], at: usize) -> u32 {
+    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+}
+
+/// PTX ISA, mma.m16n8k16: register a(r) of lane l is row l / 4 or that + 8, elements 2 (l % 4) or
+/// that + 8 on; K is assigned so that the eight elements of a lane in 32 columns are consecutive.
+fn places(lane: usize, product: usize) -> [(usize, usize); 8] {
+    std::array::from_fn(|i| {
+        let (g, t, r) = (lane / 4, lane % 4, i / 2);
+        let in_block = 8 * t + 4 * (product % 2) + 2 * (r / 2) + i % 2;
+        (g + 8 * (r % 2), product / 2 * 32 + in_block)
+    })
+}
+
+/// Values `[tiles * 32][steps * cols]` read back the way a warp reads them.
+fn unpack(shape: &StepShape, packed: &[u8]) -> Vec<Vec<f32>> {
+    let cols = shape.format.cols();
+    let mut values = vec![vec![f32::NAN; shape.steps * cols]; shape.tiles * 32];
+    for (at, step) in packed.chunks_exact(shape.format.bytes()).enumerate() {
+        let (row0, col0) = (at / shape.steps * 32, at % shape.steps * cols);
+        let mut put = |half: usize, (row, col): (usize, usize), value: f32| {
+            let place = &mut values[row0 + 16 * half + row][col0 + col];
+            assert!(place.is_nan(), "written twice");
+            *place = value;
+        };
+        for (half, lane) in (0..64).map(|i| (i / 32, i % 32)) {
+            for product in 0..cols / 16 {
+                let places = places(lane, product);
+                match shape.format {
+                    StepFormat::Bf16 => {
+                        let start = 2048 * half + 512 * product + 16 * lane;
+                        for (i, place) in places.into_iter().enumerate() {
+                            let bits = word(step, start + i / 2 * 4) >> (16 * (i % 2));
+                            put(half, place, bf16::decode(bits as u16));
+                        }
                     }
-                }
-                for block in 0..2 {
-                    for tile_row in [0, 8] {
-                        let row = row0 + 16 * half + g + tile_row;
-                        let code = step[1024 + 8 * g + 4 * block + 2 * half + tile_row / 8];
-                        scales[row * (cols / 32) + col0 / 32 + block] = code;
+                    StepFormat::Fp8 => {
+                        let start = 2048 * half + 512 * (product / 2) + 16 * lane;
+                        for j in 0..2 {
+                            let bits = word(step, start + 8 * (product % 2) + 4 * j);
+                            for h in 0..2 {
+                                let (low, high) = split((bits >> (16 * h)) as u16);
+                                for (code, register) in [(low, j), (high, j + 2)] {
+                                    let place = places[2 * register + h];
+                                    let at = 4096 + 4 * (16 * half + place.0);
+                                    let factor = f32::from_bits(word(step, at));
+                                    put(half, place, fp8::decode(code) * factor);
+                                }
+                            }
+                        }
+                    }
+                    StepFormat::Mxfp4 => {
+                        let bits = word(step, 512 * half + 16 * lane + 4 * product);
+                        for (place, bits) in places.into_iter().zip(device_decode(bits)) {
+                            let (g, block) = (place.0 % 8, place.1 / 32);
+                            let at = 1024 + 8 * g + 4 * block + 2 * half + place.0 / 8;
+                            let value = mxfp4::E2M1[usize::from(code_of(bits))];
+                            put(half, place, value * mxfp4::e8m0(step[at]));
+                        }
                     }
                 }
             }
         }
     }
-    (codes, scales)
+    values
 }
 
-fn codes(nibbles: &[u8]) -> Vec<u8> {
-    nibbles.iter().flat_map(|byte| [byte & 15, byte >> 4]).collect()
+/// Row `row` of a stored matrix, decoded as the CPU does.
+fn decode(matrix: &Matrix, row: usize) -> Vec<f32> {
+    let (data, cols, at) = (matrix.data.as_slice(), matrix.cols, row * matrix.row_step);
+    let mut out = vec![0.0; cols];
+    match &matrix.format {
+        Format::F32 => unreachable!("no step format"),
+        Format::Bf16 => bf16::decode_row(&data[at * cols * 2..], &mut out),
+        Format::Fp8 { scales, rows_per_chunk } => {
+            for (col, value) in out.iter_mut().enumerate() {
+                let scale = scales[fp8::scale_index(row, col, cols, *rows_per_chunk)];
+                *value = fp8::decode(data[at * cols + col]) * scale;
+            }
+        }
+        Format::Mxfp4 { scales } => {
+            let scales = &scales.as_slice()[at * (cols / 32)..];
+            mxfp4::decode_row(&data[at * (cols / 2)..], scales, &mut out);
+        }
+    }
+    out
 }
 
-/// Random bytes of a matrix.
-fn bytes(rows: usize, cols: usize) -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
-    (
-        proptest::collection::vec(any::<u8>(), rows * cols / 2),
-        proptest::collection::vec(0..255u8, rows * cols / 32),
-    )
+fn packed(packing: &Packing, threads: usize) -> Vec<u8> {
+    let mut out = vec![0xEE; packing.shape().bytes()];
+    packing.pack(0..packing.shape().tiles, &mut out, threads).unwrap();
+    out
+}
+
+/// Every packed row is the row that `expected` says, followed by zeros.
+fn check(parts: &[&Matrix], order: RowOrder, expected: impl Fn(usize) -> Option<(usize, usize)>) {
+    let packing = Packing::new("test", parts.to_vec(), order).unwrap();
+    let bytes = packed(&packing, 1);
+    assert_eq!(packed(&packing, 3), bytes, "threads change nothing");
+    for (row, values) in unpack(&packing.shape(), &bytes).into_iter().enumerate() {
+        let want = expected(row).map(|(part, at)| decode(parts[part], at)).unwrap_or_default();
+        let (found, padding) = values.split_at(want.len());
+        assert_eq!(found, want, "row {row}");
+        assert!(padding.iter().all(|value| *value == 0.0), "row {row}");
+    }
+}
+
+const FORMATS: [Stored; 3] = [Stored::Bf16, Stored::Fp8, Stored::Mxfp4];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+
+    #[test]
+    fn any_shape_in_any_format_unpacks_to_itself(
+        rows in 1..100usize, blocks in 1..13usize, chunks in 1..4usize, seed in any::<u64>()
+    ) {
+        for stored in FORMATS {
+            let matrix = Rng(seed).matrix(rows * chunks, blocks * 32, stored, chunks);
+            let all = rows * chunks;
+            check(&[&matrix], RowOrder::Stored, |row| (row < all).then_some((0, row)));
+        }
+    }
+
+    #[test]
+    fn gate_and_up_alternate_in_sixteens(
+        inter in 1..90usize, blocks in 1..5usize, seed in any::<u64>()
+    ) {
+        for stored in FORMATS {
+            let mut rng = Rng(seed);
+            let [gate, up] = [0; 2].map(|_| rng.matrix(inter, blocks * 32, stored, 1));
+            check(&[&gate, &up], RowOrder::GateUp, |row| {
+                let at = row / 32 * 16 + row % 16;
+                (at < inter).then_some((row % 32 / 16, at))
+            });
+        }
+    }
 }
 
 #[test]
-fn the_places_of_a_word_are_all_its_bits() {
+fn odd_numbers_of_columns_are_filled_up() {
+    for (stored, cols) in [(Stored::Bf16, 85), (Stored::Fp8, 72), (Stored::Mxfp4, 160)] {
+        let matrix = Rng(3).matrix(33, cols, stored, 1);
+        check(&[&matrix], RowOrder::Stored, |row| (row < 33).then_some((0, row)));
+    }
+}
+
+#[test]
+fn every_other_row_of_a_buffer_is_a_matrix() {
+    for stored in [Stored::Bf16, Stored::Mxfp4] {
+        let both = Rng(5).matrix(2 * 37, 96, stored, 1);
+        let half = |first: usize| {
+            let tail = |bytes: &Bytes, row: usize| bytes.slice(first * row..bytes.len()).unwrap();
+            let (data, format) = match &both.format {
+                Format::Mxfp4 { scales } => {
+                    (tail(&both.data, 48), Format::Mxfp4 { scales: tail(scales, 3) })
+                }
+                format => (tail(&both.data, 192), format.clone()),
+            };
+            Matrix { rows: 37, cols: 96, data, format, row_step: 2 }
+        };
+        let (gate, up) = (half(0), half(1));
+        assert_eq!(decode(&gate, 36), decode(&both, 72));
+        check(&[&gate, &up], RowOrder::GateUp, |row| {
+            let at = row / 32 * 16 + row % 16;
+            (at < 37).then_some((row % 32 / 16, at))
+        });
+    }
+}
+
+#[test]
+fn a_map_reorders_rows_over_several_matrices() {
+    let mut rng = Rng(7);
+    let parts = [40, 8, 8].map(|rows| rng.matrix(rows, 64, Stored::Fp8, 1));
+    let parts: Vec<&Matrix> = parts.iter().collect();
+    let map: Vec<u32> = (0..56).rev().collect();
+    check(&parts, RowOrder::Map(map.into()), |row| {
+        let at = 55usize.checked_sub(row)?;
+        Some(match at {
+            0..40 => (0, at),
+            40..48 => (1, at - 40),
+            _ => (2, at - 48),
+        })
+    });
+}
+
+#[test]
+fn biases_stand_where_their_rows_stand() {
+    let mut rng = Rng(9);
+    let [gate, up] = [0; 2].map(|_| rng.matrix(20, 32, Stored::Bf16, 1));
+    let packing = Packing::new("test", vec![&gate, &up], RowOrder::GateUp).unwrap();
+    let values: [Vec<f32>; 2] = [0, 100].map(|base| (base..base + 20).map(|i| i as f32).collect());
+    let ordered = packing.order_vector(&[&values[0], &values[1]]).unwrap();
+    assert_eq!((ordered[3], ordered[16], ordered[32], ordered[51]), (3.0, 100.0, 16.0, 119.0));
+    assert_eq!((ordered.len(), ordered[36], ordered[63]), (64, 0.0, 0.0));
+    assert!(packing.order_vector(&[&values[0]]).is_err());
+}
+
+#[test]
+fn every_code_decodes_to_itself_in_every_place() {
     let used = BITS.iter().flatten().fold(0u32, |seen, place| {
         assert_eq!(seen >> place & 1, 0);
         seen | 1 << place
     });
     assert_eq!(used, u32::MAX);
-}
-
-#[test]
-fn every_code_decodes_to_itself_in_every_place() {
     for (i, places) in BITS.iter().enumerate() {
         for code in 0..16 {
             let decoded = device_decode(spread(code, places));
@@ -88,70 +241,47 @@ fn every_code_decodes_to_itself_in_every_place() {
 }
 
 #[test]
-fn the_words_of_a_step_hold_every_element_once() {
-    let mut seen = [false; 2048];
-    for half in 0..2 {
-        for lane in 0..32 {
-            for product in 0..4 {
-                for i in 0..8 {
-                    let (row, col) = position(half, lane, product, i);
-                    assert!(!std::mem::replace(&mut seen[row * 64 + col], true));
-                }
-            }
-        }
-    }
-    assert!(seen.iter().all(|s| *s));
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(12))]
-
-    #[test]
-    fn packed_rows_decode_to_the_source(
-        (shape, matrix) in (1..3usize, 1..4usize)
-            .prop_map(|(r, c)| (32 * r, 64 * c))
-            .prop_flat_map(|shape| (Just(shape), bytes(shape.0, shape.1)))
-    ) {
-        let (rows, cols) = shape;
-        let (nibbles, scales) = &matrix;
-        let steps = pack_rows(&Mxfp4Matrix { nibbles, scales, rows, cols }).unwrap();
-        prop_assert_eq!(steps.len(), rows * cols / 2048 * STEP_BYTES);
-        prop_assert_eq!(unpack(&steps, rows, cols), (codes(nibbles), scales.clone()));
-    }
-
-    #[test]
-    fn packed_up_alternates_sixteen_rows_of_gate_and_of_up(
-        (gate, up) in (bytes(32, 128), bytes(32, 128))
-    ) {
-        let (rows, cols) = (32, 128);
-        let [gate_matrix, up_matrix] =
-            [&gate, &up].map(|(nibbles, scales)| Mxfp4Matrix { nibbles, scales, rows, cols });
-        let steps = pack_up(&gate_matrix, &up_matrix).unwrap();
-        let (got, got_scales) = unpack(&steps, 64, cols);
-        for row in 0..64 {
-            let (nibbles, scales) = if row % 32 < 16 { &gate } else { &up };
-            let from = row / 32 * 16 + row % 16;
-            prop_assert_eq!(&got[row * cols..][..cols], &codes(nibbles)[from * cols..][..cols]);
-            prop_assert_eq!(&got_scales[row * 4..][..4], &scales[from * 4..][..4]);
+fn chunks_are_at_most_twenty_four_and_depend_on_columns_alone() {
+    for cols in 1..=40_000usize {
+        let cols_each = chunk_cols(cols);
+        assert!(cols.div_ceil(cols_each) <= 24, "{cols}");
+        for format in [StepFormat::Bf16, StepFormat::Fp8, StepFormat::Mxfp4] {
+            assert_eq!(StepShape::new(format, 1, cols).chunk_steps * format.cols(), cols_each);
         }
     }
 }
 
 #[test]
-fn what_does_not_fit_is_refused_with_the_reason() {
-    let matrix =
-        |rows: usize, cols: usize, scale| (vec![0; rows * cols / 2], vec![scale; rows * cols / 32]);
-    let reason = |rows, cols, scale, cut: usize| {
-        let (nibbles, scales) = matrix(rows, cols, scale);
-        let nibbles = &nibbles[cut..];
-        pack_rows(&Mxfp4Matrix { nibbles, scales: &scales, rows, cols }).unwrap_err().to_string()
+fn what_cannot_be_packed_is_refused_with_name_and_reason() {
+    let reason = |parts: Vec<&Matrix>, order| {
+        let packing = Packing::new("layers.3.thing", parts, order);
+        let packed = packing.and_then(|packing| {
+            let mut out = vec![0; packing.shape().bytes()];
+            packing.pack(0..packing.shape().tiles, &mut out, 1)
+        });
+        let text = packed.unwrap_err().to_string();
+        assert!(text.contains("layers.3.thing"), "{text}");
+        text
     };
-    assert!(reason(16, 64, 120, 0).contains("multiple of 32"));
-    assert!(reason(32, 96, 120, 0).contains("of 64"));
-    assert!(reason(32, 64, 255, 0).contains("row 0 is NaN"));
-    assert!(reason(32, 64, 120, 1).contains("1023 bytes of codes"));
-    let (nibbles, scales) = matrix(32, 64, 120);
-    let gate = Mxfp4Matrix { nibbles: &nibbles, scales: &scales, rows: 32, cols: 64 };
-    let up = Mxfp4Matrix { nibbles: &nibbles, scales: &scales, rows: 16, cols: 128 };
-    assert!(pack_up(&gate, &up).unwrap_err().to_string().contains("shape of gate"));
+    let mut rng = Rng(1);
+    let float = rng.matrix(32, 64, Stored::F32, 1);
+    assert!(reason(vec![&float], RowOrder::Stored).contains("bfloat16"));
+    let (half, mx) = (rng.matrix(32, 64, Stored::Bf16, 1), rng.matrix(32, 64, Stored::Mxfp4, 1));
+    assert!(reason(vec![&half, &mx], RowOrder::Stored).contains("differ"));
+    let narrow = rng.matrix(16, 64, Stored::Bf16, 1);
+    assert!(reason(vec![&half, &narrow], RowOrder::GateUp).contains("equally many"));
+    assert!(reason(vec![&half], RowOrder::Map([40].into())).contains("row 40"));
+    assert!(reason(vec![], RowOrder::Stored).contains("nothing"));
+
+    let mut nan = rng.matrix(40, 128, Stored::Fp8, 1);
+    let mut data = nan.data.as_slice().to_vec();
+    data[33 * 128 + 5] = 0xff;
+    nan.data = Bytes::from_vec(data);
+    assert!(reason(vec![&nan], RowOrder::Stored).contains("row 33 of part 0 holds a NaN"));
+    let mut scales = vec![120; 32 * 2];
+    scales[2 * 9] = 255;
+    let nan = Matrix { format: Format::Mxfp4 { scales: Bytes::from_vec(scales) }, ..mx };
+    assert!(reason(vec![&nan], RowOrder::Stored).contains("row 9 of part 0 holds a NaN"));
+    let short = Matrix { rows: 33, ..half };
+    assert!(reason(vec![&short], RowOrder::Stored).contains("beyond the stored bytes"));
 }
