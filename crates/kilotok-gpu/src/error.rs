@@ -94,6 +94,16 @@ pub enum GpuError {
         /// The name.
         name: String,
     },
+    /// The kernel that runs programs does not answer, or gave up.
+    #[error("the GPU gave up command {command}: {reason}; waiting words {waiting:?}")]
+    Machine {
+        /// The command's number.
+        command: u32,
+        /// What the host saw.
+        reason: String,
+        /// Who waited for what: block, op, what it saw, what it wanted; zeros where nobody said.
+        waiting: [u32; 8],
+    },
     /// A driver call failed.
     #[error("{call} failed with {name} ({code}): {detail}")]
     Driver {

@@ -18,8 +18,10 @@ mod context;
 mod device_tests;
 mod driver;
 mod error;
+mod graph;
 mod launch;
 mod library;
+pub mod machine;
 pub mod mem;
 pub mod ops;
 pub mod pool;
@@ -32,6 +34,7 @@ mod stream;
 
 pub use context::Context;
 pub use error::GpuError;
+pub use graph::Graph;
 pub use launch::LaunchConfig;
 pub use library::{Kernel, KernelAttributes, Library};
 pub use probe::{DeviceInfo, DriverVersion, Probe, probe};

@@ -2,11 +2,14 @@
 
 use std::sync::Arc;
 
-use cudarc::driver::sys::{CUevent_flags, CUstream};
-use cudarc::driver::{CudaEvent, CudaStream};
+use cudarc::driver::sys::{CUevent_flags, CUresult, CUstream, cuStreamQuery};
+use cudarc::driver::{CudaEvent, CudaStream, DriverError};
 
 use crate::context::Context;
 use crate::error::GpuError;
+
+/// What a query of a stream says that has work left.
+const NOT_READY: u32 = CUresult::CUDA_ERROR_NOT_READY as u32;
 
 /// A queue of work on one device.
 #[derive(Debug)]
@@ -39,6 +42,20 @@ impl Stream {
         self.context.bind()?.check("cuStreamSynchronize", self.cuda.synchronize())
     }
 
+    /// Whether everything submitted so far is done; does not wait.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`], also for failures of earlier work.
+    pub fn is_idle(&self) -> Result<bool, GpuError> {
+        let driver = self.context.bind()?;
+        // SAFETY: the stream is alive while `self` is.
+        let status = unsafe { cuStreamQuery(self.cuda.cu_stream()) };
+        match status.result() {
+            Err(DriverError(code)) if code as u32 == NOT_READY => Ok(false),
+            result => driver.check("cuStreamQuery", result).map(|()| true),
+        }
+    }
+
     /// Marks this point of the stream.
     ///
     /// # Errors
@@ -65,6 +82,14 @@ pub struct Event {
 }
 
 impl Event {
+    /// Waits until the device has passed this point.
+    ///
+    /// # Errors
+    /// [`GpuError::Driver`], also for failures of earlier work.
+    pub fn synchronize(&self) -> Result<(), GpuError> {
+        self.context.bind()?.check("cuEventSynchronize", self.cuda.synchronize())
+    }
+
     /// Microseconds on the device between `earlier` and this event; waits until both have passed.
     ///
     /// # Errors

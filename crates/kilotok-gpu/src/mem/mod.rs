@@ -1,9 +1,11 @@
 //! Memory on the device and page-locked memory on the host.
 
 mod device;
+mod mapped;
 mod pinned;
 
 pub use device::DeviceBuffer;
+pub use mapped::MappedWords;
 pub use pinned::PinnedBuffer;
 
 use kilotok_kernels::abi;
@@ -25,3 +27,5 @@ macro_rules! device_copy {
 
 device_copy!(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64);
 device_copy!(abi::ProbeArgs, abi::ProbeResult, abi::MoeUpArgs, abi::MoeDownArgs);
+device_copy!(abi::program::Op, abi::program::Command, abi::program::Machine);
+device_copy!(abi::program::Choice);

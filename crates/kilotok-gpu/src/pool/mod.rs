@@ -8,11 +8,13 @@ mod card;
 mod layout;
 #[cfg(test)]
 mod tests;
+mod transfer;
 
 use std::fmt;
 
 pub use card::Card;
 pub use layout::{Layout, Shortage};
+pub use transfer::Uploader;
 
 use crate::error::GpuError;
 
@@ -179,6 +181,11 @@ impl<C: Card> MemoryPool<C> {
     /// Bytes that each component holds; what alignment costs is counted to the component that asked for it.
     pub fn usage(&self) -> [(Component, u64); 5] {
         self.layout.usage()
+    }
+
+    /// Never gives the memory back: a kernel that does not end may still write to it.
+    pub(crate) fn abandon(&mut self) {
+        self.reserved = 0;
     }
 
     /// Bytes reserved on the card.
