@@ -33,7 +33,10 @@ class Engine:
     revision : str, optional
         Branch, tag or commit of a hub id.
     device : str
-        ``"auto"`` or ``"cpu"``.
+        ``"cpu"``, ``"cuda"``, or ``"auto"``: a GPU where one is there and the model fits.
+    mode : str
+        How a GPU runs the model: ``"graph"`` (one launch per op, as CUDA graphs),
+        ``"persistent"`` (one kernel that stays on the device), or ``"auto"``.
     speculation : "off", "auto" or int
         Rows of a block (anchor and drafted tokens); ``"auto"`` adapts it to measured acceptance
         and cost. The tokens are the same whatever is chosen. A request may choose its own.
@@ -61,7 +64,7 @@ class Engine:
     InvalidRequestError
         An option is out of range.
     OutOfMemoryError
-        The cache does not fit.
+        The cache does not fit, or the model does not fit on the GPU.
     NoGpuError
         A GPU was asked for and none can be used.
 
@@ -78,6 +81,7 @@ class Engine:
         drafter: str | os.PathLike[str] | None = "auto",
         revision: str | None = None,
         device: str = "auto",
+        mode: str = "auto",
         speculation: Speculation = "auto",
         threads: int | None = None,
         max_batch: int | None = None,
@@ -93,6 +97,7 @@ class Engine:
         options = core_options(
             label=f"loading {directory.name}",
             device=device,
+            mode=mode,
             speculation=speculation,
             threads=threads,
             max_batch=max_batch,

@@ -17,6 +17,7 @@ class EngineOptions(TypedDict, total=False):
     """Keyword arguments that every way of making an `Engine` takes; see there."""
 
     device: str
+    mode: str
     speculation: Speculation
     threads: int | None
     max_batch: int | None
@@ -31,6 +32,7 @@ def core_options(
     *,
     label: str,
     device: str = "auto",
+    mode: str = "auto",
     speculation: Speculation = "auto",
     threads: int | None = None,
     max_batch: int | None = None,
@@ -54,9 +56,11 @@ def core_options(
             if not 1 <= value < 1 << 48:
                 raise InvalidRequestError(name, f"{value} is not at least 1")
     require("device", device, str)
+    require("mode", mode, str)
     require("simd", simd, str | None)
     return {
         "device": device,
+        "mode": mode,
         "speculation": speculation,
         "simd": simd,
         "progress": callback_for(progress, label),

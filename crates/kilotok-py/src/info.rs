@@ -41,6 +41,8 @@ impl Info {
             "drafter": drafter,
             "eos_token_ids": spec.eos_token_ids,
             "device": backend.device,
+            "gpu": backend.gpu,
+            "choice": backend.choice,
             "simd": backend.simd,
             "threads": backend.threads,
             "max_batch": limits.slots,
@@ -52,7 +54,10 @@ impl Info {
     /// Bytes by what holds them.
     pub(crate) fn memory(&self, engine: &Engine) -> Value {
         let mut bytes = serde_json::Map::new();
-        bytes.insert("weights".into(), self.weight_bytes.into());
+        // On a GPU the weights are among the backend's own purposes.
+        if engine.backend().device == "cpu" {
+            bytes.insert("weights".into(), self.weight_bytes.into());
+        }
         for (purpose, size) in &engine.backend().memory {
             bytes.insert(purpose.replace(' ', "_"), (*size).into());
         }

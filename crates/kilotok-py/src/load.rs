@@ -24,6 +24,7 @@ const MASK_EMBEDDING: &str = "mask_embedding";
 #[pyo3(from_item_all)]
 pub(crate) struct EngineOptions {
     device: String,
+    mode: String,
     speculation: Py<PyAny>,
     threads: Option<usize>,
     max_batch: Option<usize>,
@@ -48,6 +49,7 @@ impl EngineOptions {
                 ));
             }
         });
+        builder = builder.mode(options::mode(&self.mode)?);
         if let Some(name) = &self.simd {
             builder = builder.simd(name.parse::<Simd>().map_err(raised)?);
         }
@@ -79,12 +81,21 @@ impl EngineOptions {
         let mut builder = self.apply(py, builder)?;
         let mut reporter = Reporter { callback: self.progress.as_ref(), error: None };
         let loaded = py.detach(|| {
-            let mut report = |progress: Progress| reporter.report(&progress);
-            let info = Info::of(&*builder.load(Some(&mut report)).map_err(raised)?);
+            let model = builder
+                .load(Some(&mut |progress: Progress| reporter.report(&progress)))
+                .map_err(raised)?;
             if let Some(error) = reporter.error.take() {
                 return Err(error);
             }
-            Loaded::new(builder.build().map_err(raised)?, info, text_dir)
+            let info = Info::of(&model);
+            // On a GPU the weights are brought there now; on the CPU nothing is reported.
+            let engine = builder
+                .build_with(Some(&mut |progress: Progress| reporter.report(&progress)))
+                .map_err(raised)?;
+            if let Some(error) = reporter.error.take() {
+                return Err(error);
+            }
+            Loaded::new(engine, info, text_dir)
         })?;
         Ok(Engine::new(loaded))
     }

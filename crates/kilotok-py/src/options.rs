@@ -1,7 +1,7 @@
 //! Arguments from Python as settings of the engine.
 
 use kilotok::SamplingParams;
-use kilotok::engine::Speculation;
+use kilotok::engine::{ExecutionMode, Speculation};
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 
@@ -47,6 +47,16 @@ impl RequestOptions {
             logprobs: self.logprobs,
             prompt_logprobs: None,
         }
+    }
+}
+
+/// `"auto"`, `"graph"` or `"persistent"`.
+pub(crate) fn mode(text: &str) -> PyResult<ExecutionMode> {
+    match text {
+        "auto" => Ok(ExecutionMode::Auto),
+        "graph" => Ok(ExecutionMode::Graph),
+        "persistent" => Ok(ExecutionMode::Persistent),
+        other => Err(invalid("mode", &format!("'{other}' is not 'auto', 'graph' or 'persistent'"))),
     }
 }
 

@@ -15,6 +15,11 @@ const LIMITS: Limits =
     Limits { max_rows: 64, slots: 8, pages: 64, page_size: 16, max_positions: 512 };
 
 fn engine_with(hit_percent: u64, max_drafts: usize, config: EngineConfig) -> Engine {
+    engine_on(false, hit_percent, max_drafts, config)
+}
+
+/// `device`: one that makes rounds by itself.
+fn engine_on(device: bool, hit_percent: u64, max_drafts: usize, config: EngineConfig) -> Engine {
     let sim = SimConfig {
         limits: LIMITS,
         vocab: 96,
@@ -24,7 +29,9 @@ fn engine_with(hit_percent: u64, max_drafts: usize, config: EngineConfig) -> Eng
         draft_time: Duration::ZERO,
     };
     let info = ModelInfo { vocab: 96, eos_token_ids: vec![0], max_drafts };
-    Engine::start(Box::new(Rounds::new(SimExecutor::new(sim))), info, config).unwrap()
+    let executor = SimExecutor::new(sim);
+    let executor = if device { executor.with_own_rounds() } else { executor };
+    Engine::start(Box::new(Rounds::new(executor)), info, config).unwrap()
 }
 
 fn engine(hit_percent: u64) -> Engine {
@@ -82,12 +89,13 @@ proptest! {
     fn law_2_lossless(
         hit in 0u64..101,
         chunk in 0usize..20,
+        device in any::<bool>(),
         requests in prop::collection::vec(
             (prop::collection::vec(1u32..96, 1..90), any_params(), 0usize..5), 1..12),
     ) {
         let plain = engine_with(0, 0, EngineConfig::default());
         let config = EngineConfig { prefill_chunk: chunk, ..EngineConfig::default() };
-        let subject = engine_with(hit, 7, config);
+        let subject = engine_on(device, hit, 7, config);
         let kinds = [Speculation::Off, Speculation::Auto, Speculation::Block(2), Speculation::Block(4), Speculation::Block(8)];
         let streams: Vec<_> = requests.iter().map(|(prompt, params, kind)| {
             let request = Request::new(prompt.clone()).params(params.clone()).speculation(kinds[*kind]);
@@ -144,6 +152,31 @@ fn stop_tokens_end_a_sequence_inside_a_block() {
         engine(100).submit(Request::new([3]).params(params)).unwrap().wait().unwrap();
     assert_eq!(end.reason, FinishReason::Stop);
     assert_eq!(tokens.iter().map(|t| t.id).collect::<Vec<_>>(), all[..=first]);
+}
+
+/// A device that makes rounds by itself leaves sequences, receipts and counters as the host's own
+/// rounds do.
+#[test]
+fn rounds_on_a_device_are_accounted_for_like_those_of_the_host() {
+    let params = SamplingParams { max_tokens: 161, ignore_eos: true, ..Default::default() };
+    for (hit, speculation) in
+        [(100, Speculation::Block(8)), (60, Speculation::Block(4)), (0, Speculation::Off)]
+    {
+        let [host, device] = [false, true].map(|device| {
+            let engine = engine_on(device, hit, 7, EngineConfig::default());
+            let request = Request::new([5, 6, 7]).params(params.clone()).speculation(speculation);
+            let (tokens, end) = engine.submit(request).unwrap().wait().unwrap();
+            let ids: Vec<u32> = tokens.iter().map(|t| t.id).collect();
+            assert_eq!(engine.stats().tokens, 161);
+            (ids, end.reason, end.receipt)
+        });
+        assert_eq!((host.0, host.1), (device.0, device.1));
+        let r = device.2;
+        assert_eq!(r.accepted_histogram.iter().sum::<usize>(), r.speculative_rounds);
+        let speculative = (r.tau * r.speculative_rounds as f64).round() as usize;
+        assert_eq!(1 + speculative + (r.rounds - r.speculative_rounds), 161);
+        assert!((r.tau - host.2.tau).abs() < 0.4, "{} {}", r.tau, host.2.tau);
+    }
 }
 
 #[test]

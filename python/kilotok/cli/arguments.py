@@ -27,7 +27,10 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
         metavar="off|auto|N",
         help="rows of a block, N >= 2, or let the engine choose (default: auto)",
     )
-    group.add_argument("--device", default="auto", help="auto or cpu (default: auto)")
+    group.add_argument("--device", default="auto", help="auto, cpu or cuda (default: auto)")
+    group.add_argument(
+        "--mode", default="auto", help="on a GPU: auto, graph or persistent (default: auto)"
+    )
     group.add_argument("--threads", type=int, metavar="N", help="threads (default: all cores)")
     group.add_argument("--simd", help="instruction set of the CPU backend (default: the best)")
     group.add_argument("--no-progress", action="store_true", help="no progress bar while loading")
@@ -40,6 +43,7 @@ def open_engine(arguments: argparse.Namespace, **options: Any) -> Engine:
         drafter=None if arguments.drafter == "none" else arguments.drafter,
         speculation=arguments.speculation,
         device=arguments.device,
+        mode=arguments.mode,
         threads=arguments.threads,
         simd=arguments.simd,
         progress=not arguments.no_progress,

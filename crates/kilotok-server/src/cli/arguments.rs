@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kilotok::engine::{Device, Engine, EngineBuilder, Speculation};
+use kilotok::engine::{Device, Engine, EngineBuilder, ExecutionMode, Speculation};
 use kilotok::weights::DrafterChoice;
 use serde::Deserialize;
 
@@ -11,6 +11,12 @@ use serde::Deserialize;
 #[derive(Debug, Clone, Default, Args, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "snake_case", default)]
 pub(crate) struct EngineArguments {
+    /// Where to run: auto, cpu or cuda (default: auto)
+    #[arg(long, env = "KILOTOK_DEVICE")]
+    pub(crate) device: Option<String>,
+    /// How a GPU runs the model: auto, graph or persistent (default: auto)
+    #[arg(long, env = "KILOTOK_MODE")]
+    pub(crate) mode: Option<String>,
     /// Threads that compute (default: all cores)
     #[arg(long, env = "KILOTOK_THREADS")]
     pub(crate) threads: Option<usize>,
@@ -35,6 +41,8 @@ impl EngineArguments {
     /// These, and where they say nothing, `below`.
     pub(crate) fn or(self, below: Self) -> Self {
         Self {
+            device: self.device.or(below.device),
+            mode: self.mode.or(below.mode),
             threads: self.threads.or(below.threads),
             max_batch: self.max_batch.or(below.max_batch),
             max_positions: self.max_positions.or(below.max_positions),
@@ -46,7 +54,9 @@ impl EngineArguments {
 
     /// The engine's builder with these settings.
     pub(crate) fn builder(&self, directory: PathBuf) -> super::Outcome<EngineBuilder> {
-        let mut builder = Engine::builder(directory).device(Device::Auto);
+        let mut builder = Engine::builder(directory)
+            .device(device(self.device.as_deref().unwrap_or("auto"))?)
+            .mode(mode(self.mode.as_deref().unwrap_or("auto"))?);
         if let Some(threads) = self.threads {
             builder = builder.threads(threads);
         }
@@ -68,6 +78,24 @@ impl EngineArguments {
             Some(path) => builder = builder.drafter(DrafterChoice::Dir(path.into())),
         }
         Ok(builder)
+    }
+}
+
+fn device(text: &str) -> Result<Device, String> {
+    match text {
+        "auto" => Ok(Device::Auto),
+        "cpu" => Ok(Device::Cpu),
+        "cuda" => Ok(Device::Cuda),
+        other => Err(format!("device: `{other}` is neither auto, cpu nor cuda")),
+    }
+}
+
+fn mode(text: &str) -> Result<ExecutionMode, String> {
+    match text {
+        "auto" => Ok(ExecutionMode::Auto),
+        "graph" => Ok(ExecutionMode::Graph),
+        "persistent" => Ok(ExecutionMode::Persistent),
+        other => Err(format!("mode: `{other}` is neither auto, graph nor persistent")),
     }
 }
 

@@ -43,7 +43,7 @@ enum Command {
     /// Serve a model over HTTP, with OpenAI's and Anthropic's APIs.
     Serve(Box<serve::Serve>),
     /// Continue a prompt, or answer it with --chat.
-    Generate(generate::Generate),
+    Generate(Box<generate::Generate>),
     /// Describe a checkpoint without loading it.
     Inspect(inspect::Inspect),
     /// Describe this machine and what would run on it.

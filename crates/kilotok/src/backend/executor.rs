@@ -2,7 +2,8 @@
 
 use std::ops::Range;
 
-use super::{Limits, Page, Slot};
+use super::{End, Limits, Page, Slot};
+use crate::error::Result;
 
 /// One row of a target forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,6 +29,54 @@ pub struct DraftBlock {
     pub anchor: u32,
     /// Tokens to draft, for positions `start + 1 ..= start + drafts`.
     pub drafts: u32,
+}
+
+/// A sequence that decodes on a device, round after round, without the host.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct DecodeRun {
+    /// The sequence.
+    pub slot: Slot,
+    /// Position of the anchor.
+    pub position: u32,
+    /// Newest token, not yet in the cache.
+    pub anchor: u32,
+    /// Drafts verified per round at most.
+    pub drafts: u32,
+    /// Tokens that may still be emitted, at least 1.
+    pub remaining: u32,
+    /// Key of the noise.
+    pub seed: u64,
+    /// 0 is greedy; no filter, penalty or bias applies.
+    pub temperature: f32,
+    /// Tokens that end the sequence: the first `num_stops` of `stops`.
+    pub stops: [u32; MAX_STOPS],
+    /// How many there are.
+    pub num_stops: u32,
+    /// Whether committed rows become drafter context.
+    pub keeps_context: bool,
+}
+
+/// Stop tokens of a [`DecodeRun`] at most.
+pub const MAX_STOPS: usize = 14;
+
+/// Tokens that one run emits in one round at most.
+pub const MAX_EMITTED: usize = 8;
+
+/// What one run did in one round.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DecodedRound {
+    /// Index of the run.
+    pub run: usize,
+    /// Drafts that were verified.
+    pub drafted: usize,
+    /// Of them, accepted and emitted.
+    pub accepted: usize,
+    /// Tokens emitted, the first ones of `tokens`.
+    pub emitted: usize,
+    /// The tokens.
+    pub tokens: [u32; MAX_EMITTED],
+    /// Set where the run ended.
+    pub end: Option<End>,
 }
 
 /// Runs the three parts of a [`crate::Program`] over rows of open slots.
@@ -58,4 +107,29 @@ pub trait Executor: Send {
 
     /// Drafts blocks; appends the drafted tokens of each, in order, to `out`.
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>);
+
+    /// Whether everything so far was computed; asked before results are used.
+    ///
+    /// # Errors
+    /// What failed. From then on the executor computes nothing.
+    fn check(&self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Runs of one [`Executor::decode`] at most; 0 where the executor makes no rounds by itself.
+    fn max_runs(&self, with_drafts: bool) -> usize {
+        let _ = with_drafts;
+        0
+    }
+
+    /// Share of the time of a round by itself that drafting and committing take.
+    fn draft_share(&self) -> f64 {
+        0.0
+    }
+
+    /// Makes up to `max_rounds` whole rounds, fewer where a run ends, and appends what each run did
+    /// in each of them to `out`, in order. The tokens are those that the round loop would choose.
+    fn decode(&mut self, runs: &[DecodeRun], max_rounds: u32, out: &mut Vec<DecodedRound>) {
+        let _ = (runs, max_rounds, out);
+    }
 }

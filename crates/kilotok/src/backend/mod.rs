@@ -2,12 +2,15 @@
 
 pub mod cpu;
 mod executor;
+pub mod gpu;
 mod rounds;
 mod sequence;
 pub mod sim;
 
-pub use executor::{DraftBlock, Executor, Row};
+pub use executor::{DecodeRun, DecodedRound, DraftBlock, Executor, MAX_EMITTED, MAX_STOPS, Row};
 pub use rounds::Rounds;
+
+use cpu::ring_len;
 
 use crate::error::Result;
 use crate::sample::SamplingParams;
@@ -153,6 +156,16 @@ pub trait Backend: Send {
 
     /// Frees a slot; its pages may be handed out again at once.
     fn close(&mut self, slot: Slot);
+
+    /// Drafts per block at most, where it says so.
+    fn max_drafts(&self) -> usize {
+        usize::MAX
+    }
+
+    /// Whether several rounds of one run cost less than as many runs: rounds are made on a device.
+    fn has_own_rounds(&self) -> bool {
+        false
+    }
 
     /// Runs up to `max_rounds` rounds of the plan and fills `report` (cleared first). Returns
     /// early when a sequence ends or the host asks. A slot stands in a plan at most once; all

@@ -1,9 +1,13 @@
 //! The round loop over an executor: draft, verify, choose, accept, commit.
 
+mod device;
+
 use std::time::Instant;
 
 use super::executor::{DraftBlock, Executor, Row};
 use super::sequence::Sequence;
+use device::DeviceRounds;
+
 use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Work};
 use crate::dflash::accept;
 use crate::error::{Error, Result};
@@ -24,6 +28,7 @@ pub struct Rounds<E> {
     drafted: Vec<u32>,
     /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
     spans: Vec<Span>,
+    device: DeviceRounds,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +50,7 @@ impl<E: Executor> Rounds<E> {
             wanted: Vec::with_capacity(limits.slots),
             drafted: Vec::with_capacity(limits.slots * executor.max_drafts()),
             spans: Vec::with_capacity(limits.slots),
+            device: DeviceRounds::new(limits.slots),
             executor,
         }
     }
@@ -83,6 +89,7 @@ impl<E: Executor> Rounds<E> {
         }
         if !self.blocks.is_empty() {
             self.executor.draft(&self.blocks, &mut self.drafted);
+            self.executor.check()?;
         }
         Ok(())
     }
@@ -201,6 +208,7 @@ impl<E: Executor> Rounds<E> {
         self.lay_out(plan)?;
         let drafted = Instant::now();
         self.executor.verify(&self.rows);
+        self.executor.check()?;
         report.rows = self.rows.len();
         let mut ended = false;
         let mut commit_seconds = 0.0;
@@ -217,6 +225,7 @@ impl<E: Executor> Rounds<E> {
                 commit_seconds += committing.elapsed().as_secs_f64();
             }
         }
+        self.executor.check()?;
         report.rounds += 1;
         report.verify_seconds += drafted.elapsed().as_secs_f64() - commit_seconds;
         report.draft_seconds += (drafted - started).as_secs_f64() + commit_seconds;
@@ -227,6 +236,14 @@ impl<E: Executor> Rounds<E> {
 impl<E: Executor> Backend for Rounds<E> {
     fn limits(&self) -> Limits {
         self.executor.limits()
+    }
+
+    fn max_drafts(&self) -> usize {
+        self.executor.max_drafts()
+    }
+
+    fn has_own_rounds(&self) -> bool {
+        self.executor.max_runs(false) > 0
     }
 
     fn open(&mut self, slot: Slot, init: SequenceInit) -> Result<()> {
@@ -260,6 +277,9 @@ impl<E: Executor> Backend for Rounds<E> {
 
     fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()> {
         report.clear();
+        if self.decode(plan, max_rounds, report)? {
+            return Ok(());
+        }
         let prefill = plan.iter().any(|w| matches!(w, Work::Prefill { .. }));
         let rounds = if prefill { max_rounds.min(1) } else { max_rounds };
         for _ in 0..rounds {

@@ -1,6 +1,6 @@
 //! One sequence on a backend: its tokens, its place in the cache and how it ends.
 
-use super::executor::{DraftBlock, Row};
+use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row};
 use super::{End, Page, SequenceInit, Slot};
 use crate::error::{Error, Result};
 use crate::sample::{Chooser, History, SamplingParams};
@@ -88,6 +88,35 @@ impl Sequence {
     pub(super) fn anchor_row(&self, slot: Slot) -> Row {
         let (position, token) = (self.committed as u32, self.anchor());
         Row { slot, position, token, needs_logits: true }
+    }
+
+    /// What a device needs to decode this sequence by itself, or `None` where only the host can
+    /// choose its tokens.
+    pub(super) fn decode_run(&self, slot: Slot, drafts: usize) -> Option<DecodeRun> {
+        let params = &self.params;
+        let plain = params.logit_bias.is_empty()
+            && self.history.is_none()
+            && params.logprobs.is_none()
+            && (params.temperature == 0.0
+                || (params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0));
+        let mut stops = [0; MAX_STOPS];
+        if !plain || self.stop_tokens.len() > MAX_STOPS || self.end.is_some() {
+            return None;
+        }
+        stops[..self.stop_tokens.len()].copy_from_slice(&self.stop_tokens);
+        let drafts = if self.keeps_context { drafts.min(self.remaining() - 1) } else { 0 };
+        Some(DecodeRun {
+            slot,
+            position: self.committed as u32,
+            anchor: self.anchor(),
+            drafts: drafts as u32,
+            remaining: self.remaining() as u32,
+            seed: self.seed,
+            temperature: params.temperature,
+            stops,
+            num_stops: self.stop_tokens.len() as u32,
+            keeps_context: self.keeps_context,
+        })
     }
 
     /// Rows of a prefill chunk; the prompt's last row needs logits.

@@ -1,10 +1,12 @@
 //! A simulated model with known logits and a drafter of known quality, for tests of everything
 //! above the backend: schedulers, servers, acceptance accounting.
 
+mod device;
+
 use std::ops::Range;
 use std::time::{Duration, Instant};
 
-use super::executor::{DraftBlock, Executor, Row};
+use super::executor::{DecodeRun, DecodedRound, DraftBlock, Executor, Row};
 use super::{Limits, Page, Slot};
 use crate::sample::argmax;
 
@@ -33,6 +35,7 @@ pub struct SimExecutor {
     logits: Vec<f32>,
     draft_logits: Vec<f32>,
     rows: usize,
+    has_own_rounds: bool,
 }
 
 fn hash(a: u64, b: u64, c: u64) -> u64 {
@@ -64,8 +67,16 @@ impl SimExecutor {
             logits: vec![0.0; config.limits.max_rows * config.vocab],
             draft_logits: vec![0.0; config.vocab],
             rows: 0,
+            has_own_rounds: false,
             config,
         }
+    }
+
+    /// The same model on a device that makes rounds by itself.
+    #[must_use]
+    pub fn with_own_rounds(mut self) -> Self {
+        self.has_own_rounds = true;
+        self
     }
 }
 
@@ -114,5 +125,21 @@ impl Executor for SimExecutor {
             }
         }
         wait(self.config.draft_time);
+    }
+
+    fn max_runs(&self, with_drafts: bool) -> usize {
+        match (self.has_own_rounds, with_drafts) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => device::MOST_RUNS,
+        }
+    }
+
+    fn draft_share(&self) -> f64 {
+        0.2
+    }
+
+    fn decode(&mut self, runs: &[DecodeRun], max_rounds: u32, out: &mut Vec<DecodedRound>) {
+        self.decode_rounds(runs, max_rounds, out);
     }
 }

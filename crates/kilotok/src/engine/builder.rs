@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::{Engine, EngineConfig, ModelInfo, Speculation};
 use crate::backend::cpu::{CpuConfig, CpuExecutor, Simd};
-use crate::backend::{Limits, Rounds};
+use crate::backend::gpu::{self, GpuConfig, GpuExecutor};
+use crate::backend::{Backend, Limits, Rounds};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::weights::{self, DrafterChoice, LoadOptions, Progress};
@@ -22,11 +23,37 @@ pub enum Device {
     Cuda,
 }
 
+/// How a GPU runs a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum ExecutionMode {
+    /// The one that is validated for the device.
+    #[default]
+    Auto,
+    /// One launch per op, recorded as CUDA graphs.
+    Graph,
+    /// One kernel that stays on the device.
+    Persistent,
+}
+
+impl ExecutionMode {
+    /// What `Auto` stands for.
+    fn resolve(self) -> gpu::Mode {
+        match self {
+            Self::Graph => gpu::Mode::Graph,
+            Self::Auto | Self::Persistent => gpu::Mode::Persistent,
+        }
+    }
+}
+
 /// Where a model runs and what that holds.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct BackendInfo {
-    /// `cpu`.
+    /// `cpu` or `cuda`.
     pub device: &'static str,
+    /// Name of the GPU and mode of its program; empty on the CPU.
+    pub gpu: String,
+    /// Why this device was chosen, where nobody asked for it.
+    pub choice: String,
     /// Instruction set of the CPU backend.
     pub simd: String,
     /// Threads that compute.
@@ -44,6 +71,9 @@ const PAGE_SIZE: usize = 16;
 /// Positions of one sequence where the caller does not say; checkpoints claim up to a million.
 const DEFAULT_POSITIONS: usize = 8192;
 
+/// The GPU that models run on: the driver's first.
+const GPU: usize = 0;
+
 enum Source {
     Directory(PathBuf),
     Loaded(Arc<Model>),
@@ -55,6 +85,7 @@ pub struct EngineBuilder {
     source: Source,
     drafter: DrafterChoice,
     device: Device,
+    mode: ExecutionMode,
     threads: Option<usize>,
     simd: Option<Simd>,
     max_batch: usize,
@@ -81,6 +112,7 @@ impl EngineBuilder {
             source,
             drafter: DrafterChoice::Auto,
             device: Device::Auto,
+            mode: ExecutionMode::Auto,
             threads: None,
             simd: None,
             max_batch: 16,
@@ -93,6 +125,12 @@ impl EngineBuilder {
     /// Where to run.
     pub fn device(mut self, device: Device) -> Self {
         self.device = device;
+        self
+    }
+
+    /// How a GPU runs the model; without effect on the CPU.
+    pub fn mode(mut self, mode: ExecutionMode) -> Self {
+        self.mode = mode;
         self
     }
 
@@ -172,11 +210,7 @@ impl EngineBuilder {
     /// What can be said before any weight is read.
     fn check(&self) -> Result<()> {
         if self.device == Device::Cuda {
-            return Err(Error::NoGpu {
-                reason: "this version runs models on the CPU only; `kilotok doctor` shows what \
-                         the GPU side can do"
-                    .into(),
-            });
+            gpu::probe(GPU)?;
         }
         within("max_batch", self.max_batch, MAX_ROWS)?;
         if let Some(threads) = self.threads {
@@ -197,8 +231,11 @@ impl EngineBuilder {
     ///
     /// # Errors
     /// As [`EngineBuilder::build`].
-    pub fn build_with(mut self, progress: Option<&mut dyn FnMut(Progress)>) -> Result<Engine> {
-        let model = self.load(progress)?;
+    pub fn build_with(mut self, mut progress: Option<&mut dyn FnMut(Progress)>) -> Result<Engine> {
+        let model = match &mut progress {
+            Some(report) => self.load(Some(&mut |progress| report(progress)))?,
+            None => self.load(None)?,
+        };
         let spec = &model.spec;
         let max_positions =
             self.max_positions.unwrap_or_else(|| spec.max_positions.min(DEFAULT_POSITIONS));
@@ -219,17 +256,75 @@ impl EngineBuilder {
             eos_token_ids: spec.eos_token_ids.clone(),
             max_drafts: spec.drafter.as_ref().map_or(0, |d| d.block_size - 1),
         };
+        let (backend, description) = self.start_backend(&model, limits, progress)?;
+        let info = ModelInfo { max_drafts: info.max_drafts.min(backend.max_drafts()), ..info };
+        let mut engine = Engine::start(backend, info, self.config)?;
+        engine.backend = description;
+        Ok(engine)
+    }
+
+    /// The backend for the device that was asked for, or for the best one that can run the model.
+    fn start_backend(
+        &self,
+        model: &Arc<Model>,
+        limits: Limits,
+        progress: Option<&mut dyn FnMut(Progress)>,
+    ) -> Result<(Box<dyn Backend>, BackendInfo)> {
+        match self.device {
+            Device::Cpu => self.start_cpu(model, limits, String::new()),
+            Device::Cuda => self.start_gpu(model, limits, progress),
+            Device::Auto => {
+                if let Err(error) = gpu::probe(GPU) {
+                    return self.start_cpu(model, limits, error.to_string());
+                }
+                match self.start_gpu(model, limits, progress) {
+                    Ok((backend, info)) => {
+                        let choice = "a GPU is there and the model fits".to_owned();
+                        Ok((backend, BackendInfo { choice, ..info }))
+                    }
+                    Err(error) => {
+                        tracing::warn!("the model runs on the CPU: {error}");
+                        self.start_cpu(model, limits, error.to_string())
+                    }
+                }
+            }
+        }
+    }
+
+    fn start_cpu(
+        &self,
+        model: &Arc<Model>,
+        limits: Limits,
+        choice: String,
+    ) -> Result<(Box<dyn Backend>, BackendInfo)> {
         let config = CpuConfig { threads: self.threads, simd: self.simd, limits };
-        let executor = CpuExecutor::new(Arc::clone(&model), config)?;
-        let backend = BackendInfo {
+        let executor = CpuExecutor::new(Arc::clone(model), config)?;
+        let info = BackendInfo {
             device: "cpu",
+            gpu: String::new(),
+            choice,
             simd: executor.simd().to_string(),
             threads: executor.threads(),
             memory: executor.memory(),
         };
-        let mut engine = Engine::start(Box::new(Rounds::new(executor)), info, self.config)?;
-        engine.backend = backend;
-        Ok(engine)
+        Ok((Box::new(Rounds::new(executor)), info))
+    }
+
+    fn start_gpu(
+        &self,
+        model: &Model,
+        limits: Limits,
+        progress: Option<&mut dyn FnMut(Progress)>,
+    ) -> Result<(Box<dyn Backend>, BackendInfo)> {
+        let config = GpuConfig { device: GPU, ..GpuConfig::new(self.mode.resolve(), limits) };
+        let executor = GpuExecutor::new(model, &config, progress)?;
+        let info = BackendInfo {
+            device: "cuda",
+            gpu: format!("{}, {} mode", executor.device_name(), executor.mode()),
+            memory: executor.memory(),
+            ..BackendInfo::default()
+        };
+        Ok((Box::new(Rounds::new(executor)), info))
     }
 }
 

@@ -19,7 +19,7 @@ use std::thread::JoinHandle;
 use crossbeam_channel::Sender;
 use parking_lot::Mutex;
 
-pub use builder::{BackendInfo, Device, EngineBuilder};
+pub use builder::{BackendInfo, Device, EngineBuilder, ExecutionMode};
 pub use config::{EngineConfig, Speculation};
 pub use event::{Event, FinishReason, Finished, Token};
 pub use receipt::Receipt;

@@ -63,6 +63,8 @@ pub(super) struct Worker {
     watch: Watch,
     plan: Vec<Work>,
     report: Report,
+    /// Of the newest run, for each of its rounds.
+    round_seconds: f64,
 }
 
 impl Worker {
@@ -81,6 +83,7 @@ impl Worker {
             watch: Watch::default(),
             plan: Vec::with_capacity(limits.slots),
             report: Report::default(),
+            round_seconds: 0.0,
             waiting: VecDeque::new(),
             backend,
             info,
@@ -238,21 +241,35 @@ impl Worker {
             .iter()
             .filter_map(|slot| slots[*slot as usize].as_ref().map(|active| (*slot, active.want())));
         plan_round(wants, self.limits.max_rows, self.config.prefill_chunk, &mut self.plan);
-        // One round a run: the host plans anew each time, and tokens reach callers at once.
-        self.backend.run(&self.plan, 1, &mut self.report)?;
+        let rounds = self.rounds_of_a_run();
+        self.backend.run(&self.plan, rounds, &mut self.report)?;
         self.count();
         self.deliver();
         self.learn(started.elapsed().as_secs_f64());
         Ok(())
     }
 
-    /// Feeds the cost model with a round that took `seconds` in all: what a round costs includes
+    /// Usually one: the host plans anew each time, and tokens reach callers at once. Where rounds
+    /// are short and made on a device, as many as a caller does not notice.
+    fn rounds_of_a_run(&self) -> u32 {
+        const UNNOTICED_SECONDS: f64 = 1.5e-3;
+        const MOST: f64 = 32.0;
+        if !self.backend.has_own_rounds() || !self.waiting.is_empty() || self.round_seconds <= 0.0 {
+            return 1;
+        }
+        (UNNOTICED_SECONDS / self.round_seconds).clamp(1.0, MOST) as u32
+    }
+
+    /// Feeds the cost model with a run that took `seconds` in all: what a round costs includes
     /// planning and delivery, which short rounds pay more often.
     fn learn(&mut self, seconds: f64) {
         let report = &self.report;
+        let seconds = seconds / f64::from(report.rounds.max(1));
+        self.round_seconds = seconds;
         if self.plan.iter().all(|w| matches!(w, Work::Decode { .. })) {
             let drafted = report.progress.iter().any(|p| p.drafted > 0);
-            let draft = drafted.then_some(report.draft_seconds);
+            let each = report.draft_seconds / f64::from(report.rounds.max(1));
+            let draft = drafted.then_some(each);
             self.cost.observe(report.rows, seconds - draft.unwrap_or(0.0), draft);
         }
     }

@@ -9,7 +9,7 @@ pub(super) fn visible(position: usize, window: usize) -> Range<usize> {
 
 /// Positions of the ring a window needs where a round writes up to `rows` rows before the first
 /// of them attends: rejected drafts must not overwrite keys that are still visible.
-pub(super) fn ring_len(window: usize, rows: usize) -> usize {
+pub(in crate::backend) fn ring_len(window: usize, rows: usize) -> usize {
     window.saturating_sub(1) + rows
 }
 

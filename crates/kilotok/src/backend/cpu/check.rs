@@ -79,7 +79,7 @@ fn swiglu(
 }
 
 /// Checks every tensor of `model` against its spec.
-pub(super) fn model(model: &Model) -> Result<()> {
+pub(in crate::backend) fn model(model: &Model) -> Result<()> {
     let spec = &model.spec;
     let hidden = spec.hidden;
     let spec_error = |reason: String| Err(Error::model_format("spec", reason));
@@ -184,7 +184,7 @@ fn drafter(model: &Model) -> Result<()> {
 }
 
 /// Checks the limits a backend is asked for.
-pub(super) fn limits(limits: Limits) -> Result<()> {
+pub(in crate::backend) fn limits(limits: Limits) -> Result<()> {
     for (name, value) in [
         ("max_rows", limits.max_rows),
         ("slots", limits.slots),

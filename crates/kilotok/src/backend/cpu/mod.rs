@@ -9,7 +9,7 @@ mod attention;
 mod attention_full;
 mod attention_swa;
 mod cache;
-mod check;
+pub(in crate::backend) mod check;
 pub(crate) mod choose;
 mod dense_down;
 mod dense_up;
@@ -39,5 +39,6 @@ mod tap;
 mod value_scale;
 mod workers;
 
+pub(in crate::backend) use attention_swa::ring_len;
 pub use executor::{CpuConfig, CpuExecutor};
 pub use simd::Simd;

@@ -1,0 +1,35 @@
+//! What the device says, as errors of the engine.
+
+use kilotok_gpu::GpuError;
+
+use crate::error::Error;
+
+/// Before anything runs: there is no GPU to use.
+pub(super) fn no_gpu(error: &GpuError) -> Error {
+    Error::NoGpu { reason: error.to_string() }
+}
+
+/// While a model is brought to the device.
+pub(super) fn loading(error: GpuError) -> Error {
+    match error {
+        GpuError::DoesNotFit { free, fraction, shortage } => Error::OutOfMemory {
+            what: format!("the model in {fraction} of the GPU's {free} free bytes ({shortage})"),
+            needed: shortage.total(),
+            available: shortage.available,
+            unit: "bytes",
+        },
+        GpuError::OutOfMemory { kind, bytes } => Error::OutOfMemory {
+            what: format!("{kind} memory"),
+            needed: bytes as u64,
+            available: 0,
+            unit: "bytes",
+        },
+        GpuError::Shape { .. } => Error::model_format("spec", error.to_string()),
+        error => no_gpu(&error),
+    }
+}
+
+/// While rounds are made: nothing that the device says after that is to be believed.
+pub(super) fn running(error: &GpuError) -> Error {
+    Error::EngineDead { reason: error.to_string() }
+}

@@ -1,0 +1,57 @@
+//! Rounds that the device makes by itself.
+
+use kilotok_gpu::GpuError;
+use kilotok_kernels::abi::program as abi;
+
+use super::GpuExecutor;
+use crate::backend::{DecodeRun, DecodedRound, End};
+
+impl GpuExecutor {
+    /// Up to `max_rounds` rounds; fewer where a run ends.
+    pub(super) fn decode_rounds(
+        &mut self,
+        runs: &[DecodeRun],
+        max_rounds: u32,
+        out: &mut Vec<DecodedRound>,
+    ) -> Result<(), GpuError> {
+        // Every entry has to be there when the host comes to read them.
+        let most = abi::ROUND_RING as u32 / runs.len().max(1) as u32;
+        let drafts = runs.iter().any(|run| run.drafts > 0);
+        let stretch = if drafts { &self.stretches.round } else { &self.stretches.plain_round };
+        let keeps_context = runs.iter().any(|run| run.keeps_context);
+        let skip = if keeps_context || drafts { 0 } else { abi::FLAG_DRAFT };
+        let mut command = Self::command(stretch.clone(), skip);
+        command.rounds = max_rounds.clamp(1, most);
+        command.num_runs = runs.len() as u32;
+        for (to, run) in command.run.iter_mut().zip(runs) {
+            *to = abi::Run {
+                seed: run.seed,
+                temperature: run.temperature,
+                slot: run.slot,
+                position: run.position,
+                anchor: run.anchor,
+                drafts: run.drafts,
+                remaining: run.remaining,
+                num_stops: run.num_stops,
+                ended: 0,
+                stops: run.stops,
+            };
+        }
+        self.machine.run(&command)?;
+        out.extend(self.machine.rounds().map(|round| DecodedRound {
+            run: round.run as usize,
+            drafted: round.drafted as usize,
+            accepted: round.accepted as usize,
+            emitted: (round.emitted as usize).min(abi::ROWS),
+            tokens: round.tokens,
+            end: match round.ended {
+                0 => None,
+                1 => Some(End::StopToken),
+                _ => Some(End::Length),
+            },
+        }));
+        // Nothing of what a host pass left behind stands any more.
+        self.is_committed = true;
+        Ok(())
+    }
+}

@@ -1,0 +1,58 @@
+//! The GPU backend: the program of a model as records that the device runs.
+//!
+//! `lower` turns a model into records and into a list of what lies where; `validate` proves of the
+//! records that they stay inside that memory and read only what was written before; `load` brings
+//! the weights there; the executor runs passes of at most eight rows, and whole rounds on the device.
+
+mod arena;
+mod errors;
+mod executor;
+mod load;
+mod lower;
+mod validate;
+
+#[cfg(test)]
+mod tests;
+
+pub use executor::{GpuConfig, GpuExecutor};
+pub use kilotok_gpu::machine::Mode;
+
+use kilotok_gpu::pool::DEFAULT_FRACTION;
+use kilotok_gpu::{Context, Library, machine};
+
+use crate::backend::Limits;
+#[cfg(doc)]
+use crate::error::Error;
+use crate::error::Result;
+use crate::model::Model;
+
+/// Whether this machine has a GPU that this build has kernels for; its name.
+///
+/// # Errors
+/// [`Error::NoGpu`] with what is missing.
+pub fn probe(device: usize) -> Result<String> {
+    let context = Context::new(device).map_err(|error| errors::no_gpu(&error))?;
+    Library::embedded(&context, machine::FAMILY).map_err(|error| errors::no_gpu(&error))?;
+    let info = context.device();
+    Ok(format!("{} ({} SMs)", info.name, info.num_sms))
+}
+
+/// Bytes that `model` needs on the device, by purpose, for a grid of `blocks` blocks.
+///
+/// # Errors
+/// [`Error::ModelFormat`] where the device cannot run the model.
+pub fn memory_needed(
+    model: &Model,
+    limits: Limits,
+    blocks: u32,
+) -> Result<Vec<(&'static str, u64)>> {
+    let lowered = lower::lower(model, limits, blocks, arena::IMAGINED)?;
+    Ok(load::PURPOSES.into_iter().zip(lowered.sizes).collect())
+}
+
+impl GpuConfig {
+    /// The first GPU, with most of its free memory.
+    pub fn new(mode: Mode, limits: Limits) -> Self {
+        Self { device: 0, mode, limits, memory_fraction: DEFAULT_FRACTION }
+    }
+}
