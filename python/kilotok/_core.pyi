@@ -66,6 +66,8 @@ def debug_forward(
     threads: int | None = None,
     simd: str | None = None,
     beside: Sequence[Sequence[int]] | None = None,
+    device: str = "cpu",
+    mode: str = "persistent",
 ) -> dict[str, Any]: ...
 def debug_draft(
     model_dir: str,
@@ -74,6 +76,8 @@ def debug_draft(
     drafts: int,
     threads: int | None = None,
     simd: str | None = None,
+    device: str = "cpu",
+    mode: str = "persistent",
 ) -> dict[str, Any]: ...
 
 @final

@@ -64,18 +64,18 @@ def examine(*, launch: bool) -> dict[str, Any]:
 
 def _would_run(cpu: dict[str, Any], gpu: dict[str, Any]) -> dict[str, Any]:
     """Which device an engine would take, and why each other one would not do."""
+    on_cpu = {"simd": cpu["best"], "threads": cpu["cores"]}
     if gpu["state"] != "ready":
         reason = gpu["detail"]
     elif gpu["kernels"]["compiler"] is None:
         reason = "this build has no GPU kernels (KILOTOK_CUDA=0)"
+    elif gpu["devices"][0]["runs"].get("engine") is None:
+        reason = "this build has no engine kernels for GPU 0"
     else:
-        reason = "models run on the CPU in this version; the GPU runs the probe kernel only"
-    return {
-        "device": "cpu",
-        "simd": cpu["best"],
-        "threads": cpu["cores"],
-        "not_run": {"cuda": reason},
-    }
+        # What mode="auto" means, and why a model may still run on the CPU.
+        why = "wherever the model does not fit on the GPU"
+        return {"device": "cuda", "mode": "persistent", **on_cpu, "not_run": {"cpu": why}}
+    return {"device": "cpu", **on_cpu, "not_run": {"cuda": reason}}
 
 
 def _probe(index: int) -> dict[str, Any]:
@@ -135,7 +135,9 @@ def _render(report: dict[str, Any]) -> str:
         f"{name}: {'installed' if present else 'not installed'} ({_OPTIONAL[name]})"
         for name, present in report["packages"].items()
     ]
-    lines.append(f"would run on: {runs['device']}, {runs['simd']}, {runs['threads']} threads")
+    on_cpu = f"{runs['simd']}, {runs['threads']} threads"
+    how = f"{runs['mode']} mode" if runs["device"] == "cuda" else on_cpu
+    lines.append(f"would run on: {runs['device']}, {how}")
     lines += [f"would not run on: {name}: {why}" for name, why in runs["not_run"].items()]
     return "\n".join(lines)
 

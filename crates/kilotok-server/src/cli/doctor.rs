@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use kilotok::backend::cpu::Simd;
+use kilotok::backend::gpu;
 use kilotok_gpu::{GpuReport, Probe};
 
 use super::{DONE, FAILED, logging};
@@ -48,7 +49,12 @@ impl Doctor {
                 }
             };
         }
-        text += "runs models on: cpu\n";
+        let _ = match gpu::probe(0) {
+            Ok(name) => {
+                writeln!(text, "runs models on: cuda, {name}; on the cpu what does not fit")
+            }
+            Err(error) => writeln!(text, "runs models on: cpu ({error})"),
+        };
         logging::say(&text);
         outcome
     }

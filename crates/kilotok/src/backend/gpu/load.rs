@@ -18,7 +18,7 @@ use crate::weights::Progress;
 
 /// What each component is held for, in the order of [`Component::ALL`].
 pub(super) const PURPOSES: [&str; 5] =
-    ["gpu weights", "kv cache", "sliding and drafter caches", "gpu activations", "gpu program"];
+    ["weights", "kv cache", "sliding and drafter caches", "activations", "program"];
 
 /// Bytes that are packed and sent at once.
 const PIECE: usize = 32 << 20;
