@@ -15,6 +15,7 @@ from kilotok.errors import (
     ModelFormatError,
     NoGpuError,
     OutOfMemoryError,
+    UnsupportedError,
 )
 from kilotok.output import Completion, Output, Piece, TokenLogprobs
 from kilotok.receipt import Receipt
@@ -35,5 +36,6 @@ __all__ = [
     "Receipt",
     "SamplingParams",
     "TokenLogprobs",
+    "UnsupportedError",
     "__version__",
 ]

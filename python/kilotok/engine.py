@@ -375,6 +375,41 @@ class Engine:
         """Counters since the start and what is in flight now: sequences, queue, pages."""
         return self._core.stats()
 
+    def update_weights(self, tensors: Mapping[str, Any], *, keep_kv: bool = False) -> None:
+        """Replace weights between two rounds, all of `tensors` or none.
+
+        Everything is checked and converted first, beside the running rounds; the swap itself is a
+        pointer. Requests in flight go on with the new weights from the next round on.
+
+        Parameters
+        ----------
+        tensors : mapping of str to numpy.ndarray, torch.Tensor or (str, numpy.ndarray)
+            Any subset of the target's weights, named and laid out as in a checkpoint (tensors that
+            hold all experts of a layer included), as in `from_tensors`. A matrix keeps the format
+            that it was loaded in: BF16 and F32 values for experts in MXFP4 are rounded to MXFP4
+            by the OCP rule; U8 nibbles with their `weight_scale` are taken as they are. The values
+            are copied: change the tensors as you like once this has returned.
+        keep_kv : bool
+            What becomes of the keys and values that the old weights made for requests in flight.
+            ``False`` feeds their tokens again, so that every further token is what the new weights
+            say after the same text; ``True`` keeps them, which is cheaper and mixes both.
+
+        Raises
+        ------
+        ModelFormatError
+            A tensor is unknown, has another shape or dtype than the model allows, or holds a value
+            that is not finite. The old weights stay.
+        UnsupportedError
+            The backend cannot change its weights.
+        EngineDeadError
+            The engine was closed or has failed.
+
+        Examples
+        --------
+        >>> engine.update_weights(dict(model.named_parameters()))  # doctest: +SKIP
+        """
+        self._core.update_weights(raw_tensors(tensors), keep_kv)
+
     def close(self) -> None:
         """Stop the engine and free its memory before returning.
 

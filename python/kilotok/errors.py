@@ -11,6 +11,7 @@ __all__ = [
     "ModelFormatError",
     "NoGpuError",
     "OutOfMemoryError",
+    "UnsupportedError",
 ]
 
 
@@ -53,6 +54,10 @@ class CancelledError(Error):
 
 class EngineDeadError(Error):
     """The engine was closed or has failed; no call on it can succeed any more."""
+
+
+class UnsupportedError(Error):
+    """What was asked for is understood, but this backend or layout cannot do it."""
 
 
 class NoGpuError(Error):

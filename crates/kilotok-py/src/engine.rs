@@ -1,5 +1,6 @@
 //! The engine and its text layer, as one Python object.
 
+use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use pyo3::types::PyDict;
 
 use crate::errors::{closed, guard, invalid, raised, text_raised};
 use crate::info::{Info, to_python};
+use crate::load::{RawTensor, tensor_data};
 use crate::options::{self, RequestOptions};
 use crate::process;
 use crate::stream::{Text, TokenStream};
@@ -205,6 +207,17 @@ impl Engine {
     fn memory<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
         let loaded = self.alive()?;
         to_python(py, &loaded.info.memory(&loaded.engine))
+    }
+
+    /// Replaces weights between two rounds. Tensors are read before this returns, not kept.
+    fn update_weights(
+        &self,
+        py: Python<'_>,
+        tensors: BTreeMap<String, RawTensor<'_>>,
+        keep_kv: bool,
+    ) -> PyResult<()> {
+        let tensors = tensor_data(tensors)?;
+        self.with(py, |loaded| loaded.engine.update_weights(tensors, keep_kv).map_err(raised))
     }
 
     /// Ends every request and frees the model before returning.

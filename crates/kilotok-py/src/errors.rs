@@ -18,6 +18,7 @@ enum Class {
     Cancelled,
     EngineDead,
     NoGpu,
+    Unsupported,
 }
 
 impl Class {
@@ -29,6 +30,7 @@ impl Class {
             Self::Cancelled => "CancelledError",
             Self::EngineDead => "EngineDeadError",
             Self::NoGpu => "NoGpuError",
+            Self::Unsupported => "UnsupportedError",
         }
     }
 
@@ -58,6 +60,7 @@ pub(crate) fn raised(error: Error) -> PyErr {
         Error::Cancelled => Class::Cancelled,
         Error::EngineDead { .. } => Class::EngineDead,
         Error::NoGpu { .. } => Class::NoGpu,
+        Error::Unsupported { .. } => Class::Unsupported,
         _ => Class::Base,
     };
     class.raise(error.to_string())

@@ -144,7 +144,7 @@ pub(crate) fn open_engine(
 }
 
 /// One tensor: safetensors name of the type, shape, and a buffer of its bytes.
-type RawTensor<'py> = (String, Vec<usize>, Bound<'py, PyAny>);
+pub(crate) type RawTensor<'py> = (String, Vec<usize>, Bound<'py, PyAny>);
 
 /// Make an engine from a config and tensors in memory; `drafter` is the same for a drafter.
 #[pyfunction]
@@ -174,7 +174,10 @@ pub(crate) fn engine_from_tensors(
     })
 }
 
-fn tensor_data(tensors: BTreeMap<String, RawTensor<'_>>) -> PyResult<Vec<(String, TensorData)>> {
+/// Tensors by name; their buffers are read in place.
+pub(crate) fn tensor_data(
+    tensors: BTreeMap<String, RawTensor<'_>>,
+) -> PyResult<Vec<(String, TensorData)>> {
     tensors
         .into_iter()
         .map(|(name, tensor)| one_tensor(&name, tensor).map(|data| (name, data)))

@@ -54,6 +54,14 @@ pub enum Error {
         /// Why it died (`closed`, or what failed).
         reason: String,
     },
+    /// What was asked for is understood, and this engine's backend cannot do it.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// The operation, by its public name.
+        what: &'static str,
+        /// Why, and what can be done instead.
+        reason: String,
+    },
     /// A GPU was asked for and none can be used.
     #[error("no usable GPU: {reason}")]
     NoGpu {

@@ -1,9 +1,11 @@
 //! What a program interpreter offers to the round loop.
 
 use std::ops::Range;
+use std::sync::Arc;
 
-use super::{End, Limits, Page, Slot};
+use super::{End, Limits, Page, Slot, no_update};
 use crate::error::Result;
+use crate::model::Model;
 
 /// One row of a target forward.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +97,16 @@ pub trait Executor: Send {
 
     /// Gives a slot its pages and forgets whatever the slot held before.
     fn set_pages(&mut self, slot: Slot, pages: &[Page]);
+
+    /// Computes with other weights of the same specification from the next call on. Caches stay.
+    ///
+    /// # Errors
+    /// [`crate::Error::Unsupported`] where the executor cannot, or a tensor of the wrong shape;
+    /// the old weights are then still in place.
+    fn set_model(&mut self, model: Arc<Model>) -> Result<()> {
+        drop(model);
+        Err(no_update())
+    }
 
     /// Target forward: writes keys and values at each row's position.
     fn verify(&mut self, rows: &[Row]);

@@ -10,9 +10,12 @@ pub mod sim;
 pub use executor::{DecodeRun, DecodedRound, DraftBlock, Executor, MAX_EMITTED, MAX_STOPS, Row};
 pub use rounds::Rounds;
 
+use std::sync::Arc;
+
 use cpu::ring_len;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::sample::SamplingParams;
 
 /// Index of a sequence's place on a backend, below [`Limits::slots`].
@@ -143,6 +146,14 @@ impl Report {
     }
 }
 
+/// What a backend answers that cannot change its weights.
+pub(crate) fn no_update() -> Error {
+    Error::Unsupported {
+        what: "update_weights",
+        reason: "this backend lays its weights out once, at start-up; make a new engine".into(),
+    }
+}
+
 /// Runs rounds of one model.
 pub trait Backend: Send {
     /// What it was built to hold.
@@ -165,6 +176,21 @@ pub trait Backend: Send {
     /// Whether several rounds of one run cost less than as many runs: rounds are made on a device.
     fn has_own_rounds(&self) -> bool {
         false
+    }
+
+    /// Puts other weights in place of the model's, between two runs.
+    ///
+    /// With `keep_caches` the caches stay as the old weights made them. Without, they are
+    /// forgotten: all tokens of every open sequence, emitted ones included, are then to be fed
+    /// again by [`Work::Prefill`] from position 0 on, and the chunk that reaches their end chooses
+    /// the next token.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the backend cannot do it, or a tensor of the wrong shape; the
+    /// old weights and the caches are then still in place.
+    fn update(&mut self, model: Arc<Model>, keep_caches: bool) -> Result<()> {
+        let _ = (model, keep_caches);
+        Err(no_update())
     }
 
     /// Runs up to `max_rounds` rounds of the plan and fills `report` (cleared first). Returns

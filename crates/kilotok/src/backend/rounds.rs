@@ -2,6 +2,7 @@
 
 mod device;
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use super::executor::{DraftBlock, Executor, Row};
@@ -11,6 +12,7 @@ use device::DeviceRounds;
 use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Work};
 use crate::dflash::accept;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::sample::Chooser;
 
 /// A [`Backend`] made of any [`Executor`].
@@ -273,6 +275,19 @@ impl<E: Executor> Backend for Rounds<E> {
         if let Some(place) = self.sequences.get_mut(slot as usize) {
             *place = None;
         }
+    }
+
+    fn update(&mut self, model: Arc<Model>, keep_caches: bool) -> Result<()> {
+        self.executor.set_model(model)?;
+        if !keep_caches {
+            for (slot, sequence) in self.sequences.iter_mut().enumerate() {
+                if let Some(sequence) = sequence {
+                    sequence.restart();
+                    self.executor.set_pages(slot as Slot, sequence.pages());
+                }
+            }
+        }
+        Ok(())
     }
 
     fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()> {

@@ -8,7 +8,10 @@ use crate::sample::{Chooser, History, SamplingParams};
 /// State of an open slot.
 #[derive(Debug)]
 pub(super) struct Sequence {
-    prompt: Vec<u32>,
+    /// The prompt and what was emitted; the last one is the anchor once there is one.
+    tokens: Vec<u32>,
+    /// Tokens of `tokens` that prefill feeds: the prompt, or all of them after a restart.
+    to_feed: usize,
     params: SamplingParams,
     seed: u64,
     stop_tokens: Vec<u32>,
@@ -17,14 +20,14 @@ pub(super) struct Sequence {
     history: Option<History>,
     /// Positions in the target's cache that count.
     committed: usize,
-    /// The newest tokens, at least the last round's; the last one is the anchor.
-    recent: Vec<u32>,
+    prompt_len: usize,
     generated: usize,
     end: Option<End>,
 }
 
 impl Sequence {
     pub(super) fn new(init: SequenceInit, vocab: usize, max_drafts: usize) -> Result<Self> {
+        let prompt_len = init.prompt.len();
         if init.prompt.is_empty() {
             return Err(Error::invalid("prompt", "it has no tokens"));
         }
@@ -33,14 +36,18 @@ impl Sequence {
             return Err(Error::invalid("prompt", reason));
         }
         let history = init.params.has_penalties().then(|| History::new(vocab, &init.prompt));
+        let mut tokens = init.prompt;
+        // Nothing is allocated while decoding (law 4).
+        tokens.reserve_exact(init.params.max_tokens as usize);
         Ok(Self {
             history,
             committed: 0,
-            recent: Vec::with_capacity(2 * (max_drafts + 1)),
+            to_feed: prompt_len,
+            prompt_len,
+            tokens,
             generated: 0,
             end: None,
             keeps_context: init.speculative && max_drafts > 0,
-            prompt: init.prompt,
             params: init.params,
             seed: init.seed,
             stop_tokens: init.stop_tokens,
@@ -54,7 +61,7 @@ impl Sequence {
 
     /// Number of positions the sequence can reach in the cache (the last token never enters it).
     pub(super) fn last_position(&self) -> usize {
-        self.prompt.len() + self.params.max_tokens as usize - 1
+        self.prompt_len + self.params.max_tokens as usize - 1
     }
 
     /// Tokens that may still be generated.
@@ -75,7 +82,7 @@ impl Sequence {
     }
 
     fn anchor(&self) -> u32 {
-        self.recent.last().copied().unwrap_or_default()
+        self.tokens.last().copied().unwrap_or_default()
     }
 
     /// The block to draft behind the anchor.
@@ -119,7 +126,16 @@ impl Sequence {
         })
     }
 
-    /// Rows of a prefill chunk; the prompt's last row needs logits.
+    /// Feeds all tokens anew. Prompt tokens that were all scored are not scored again.
+    pub(super) fn restart(&mut self) {
+        self.committed = 0;
+        self.to_feed = self.tokens.len();
+        if self.generated > 0 {
+            self.params.prompt_logprobs = None;
+        }
+    }
+
+    /// Rows of a prefill chunk; the last one of all needs logits.
     pub(super) fn prefill_rows(
         &self,
         slot: Slot,
@@ -128,15 +144,15 @@ impl Sequence {
         rows: &mut Vec<Row>,
     ) -> Result<()> {
         let end = start + len;
-        if start != self.committed || len == 0 || end > self.prompt.len() {
-            let (at, of) = (self.committed, self.prompt.len());
+        if start != self.committed || len == 0 || end > self.to_feed {
+            let (at, of) = (self.committed, self.to_feed);
             let reason = format!("prefill {start}..{end} where {at} of {of} positions are done");
             return Err(Error::invalid("plan", reason));
         }
-        rows.extend(self.prompt[start..end].iter().enumerate().map(|(i, &token)| {
+        rows.extend(self.tokens[start..end].iter().enumerate().map(|(i, &token)| {
             let position = start + i;
             let needs_logits =
-                position + 1 == self.prompt.len() || self.params.prompt_logprobs.is_some();
+                position + 1 == self.to_feed || self.params.prompt_logprobs.is_some();
             Row { slot, position: position as u32, token, needs_logits }
         }));
         Ok(())
@@ -146,13 +162,13 @@ impl Sequence {
     /// log-probability was asked for.
     pub(super) fn scored_prompt_token(&self, position: usize) -> Option<(u32, usize)> {
         let top = self.params.prompt_logprobs?;
-        Some((*self.prompt.get(position)?, top as usize))
+        Some((*self.tokens.get(position)?, top as usize))
     }
 
-    /// Counts prompt positions up to `end` as committed; whether the prompt is complete.
+    /// Counts positions up to `end` as committed; whether all that was to be fed is.
     pub(super) fn prefilled(&mut self, end: usize) -> bool {
         self.committed = end;
-        end == self.prompt.len()
+        end == self.to_feed
     }
 
     /// Counts the anchor and the accepted drafts of a round as committed.
@@ -167,11 +183,7 @@ impl Sequence {
 
     /// Takes one chosen token; whether the sequence goes on.
     pub(super) fn emit(&mut self, token: u32) -> bool {
-        if self.recent.len() == self.recent.capacity() {
-            // Keep the newer half: a block never reaches further back.
-            self.recent.drain(..self.recent.len() / 2);
-        }
-        self.recent.push(token);
+        self.tokens.push(token);
         self.generated += 1;
         if let Some(history) = &mut self.history {
             history.push(token);
@@ -186,6 +198,6 @@ impl Sequence {
 
     /// The last `count` emitted tokens.
     pub(super) fn newest(&self, count: usize) -> &[u32] {
-        &self.recent[self.recent.len() - count..]
+        &self.tokens[self.tokens.len() - count..]
     }
 }

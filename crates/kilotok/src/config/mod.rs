@@ -85,6 +85,15 @@ pub(crate) struct Announced {
     pub(crate) quantization: Quantization,
 }
 
+impl Announced {
+    /// What a loaded model's tensors may be replaced by: every format.
+    pub(crate) fn for_update(spec: &ModelSpec) -> Self {
+        let interleaved = spec.family == gpt_oss::MODEL_TYPE;
+        let quantization = Quantization { fp8: true, mxfp4: true, interleaved };
+        Self { spec: spec.clone(), quantization }
+    }
+}
+
 /// Reads `config.json`, `generation_config.json` and `dflash/config.json` of a checkpoint.
 ///
 /// # Errors

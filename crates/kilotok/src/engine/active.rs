@@ -19,6 +19,8 @@ pub(super) struct Active {
     speculation: Speculation,
     acceptance: Acceptance,
     prefilled: usize,
+    /// Tokens that prefill feeds: the prompt, and after a restart what was emitted, too.
+    to_feed: usize,
     drafts: usize,
     admitted: Instant,
     first_token: Option<Instant>,
@@ -52,6 +54,7 @@ impl Active {
             speculation,
             acceptance: Acceptance::new(info.max_drafts),
             prefilled: 0,
+            to_feed: receipt.prompt_tokens,
             drafts: 0,
             admitted,
             first_token: None,
@@ -94,12 +97,21 @@ impl Active {
 
     /// Position to go on prefilling from and positions left; `None` once the prompt is in.
     pub(super) fn prompt_left(&self) -> Option<(usize, usize)> {
-        let left = self.submission.request.prompt.len() - self.prefilled;
+        let left = self.to_feed - self.prefilled;
         (left > 0).then_some((self.prefilled, left))
     }
 
     pub(super) fn prefilled(&mut self, len: usize) {
         self.prefilled += len;
+    }
+
+    /// Feeds everything anew, after the backend forgot its caches.
+    pub(super) fn restart(&mut self) {
+        if self.receipt.tokens == 0 {
+            self.prompt_logprobs.clear();
+        }
+        self.prefilled = 0;
+        self.to_feed = self.receipt.prompt_tokens + self.receipt.tokens;
     }
 
     /// Keeps the log-probabilities of the next prompt token.

@@ -259,6 +259,8 @@ impl EngineBuilder {
         let (backend, description) = self.start_backend(&model, limits, progress)?;
         let info = ModelInfo { max_drafts: info.max_drafts.min(backend.max_drafts()), ..info };
         let mut engine = Engine::start(backend, info, self.config)?;
+        // A GPU has its own copy, and the host's is freed.
+        engine.model = (description.device == "cpu").then_some(model).into();
         engine.backend = description;
         Ok(engine)
     }

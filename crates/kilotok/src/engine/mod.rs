@@ -10,6 +10,7 @@ mod receipt;
 mod request;
 mod stats;
 mod stream;
+mod update;
 mod worker;
 
 use std::sync::Arc;
@@ -29,6 +30,7 @@ pub use stream::{Canceller, TokenStream};
 
 use crate::backend::{Backend, Limits};
 use crate::error::{Error, Result};
+use crate::model::Model;
 use stats::Shared;
 use stream::Mailbox;
 use worker::{Command, Submission, Worker};
@@ -55,6 +57,8 @@ pub struct Engine {
     limits: Limits,
     config: EngineConfig,
     backend: BackendInfo,
+    /// The weights in use, where the engine knows them; held locked while they are replaced.
+    model: Mutex<Option<Arc<Model>>>,
     next_id: AtomicU64,
 }
 
@@ -81,6 +85,7 @@ impl Engine {
             limits,
             config,
             backend: BackendInfo::default(),
+            model: Mutex::new(None),
             next_id: AtomicU64::new(0),
         })
     }

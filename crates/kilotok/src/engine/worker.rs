@@ -13,15 +13,19 @@ use super::pages::PagePool;
 use super::plan::{Want, plan_round};
 use super::stats::Shared;
 use super::stream::Mailbox;
+use super::update::Update;
 use super::{EngineConfig, FinishReason, ModelInfo, Request, Token};
 use crate::backend::{Backend, End, Limits, Progress, Report, Slot, Work};
 use crate::dflash::{CostModel, Watch};
 use crate::error::{Error, Result};
+use crate::model::Model;
 
 /// What callers send.
 pub(super) enum Command {
     /// A checked request.
     Submit(Box<Submission>),
+    /// Other weights.
+    Update(Box<Update>),
     /// Look around: the engine was closed.
     Wake,
 }
@@ -147,9 +151,24 @@ impl Worker {
     }
 
     fn take(&mut self, command: Command) {
-        if let Command::Submit(submission) = command {
-            self.waiting.push_back(submission);
+        match command {
+            Command::Submit(submission) => self.waiting.push_back(submission),
+            Command::Update(update) => {
+                let outcome = self.update(update.model, update.keep_kv);
+                // An error means that the caller no longer waits.
+                let _ = update.outcome.send(outcome);
+            }
+            Command::Wake => {}
         }
+    }
+
+    /// Puts other weights in place, between two rounds.
+    fn update(&mut self, model: Arc<Model>, keep_kv: bool) -> Result<()> {
+        self.backend.update(model, keep_kv)?;
+        if !keep_kv {
+            self.slots.iter_mut().flatten().for_each(Active::restart);
+        }
+        Ok(())
     }
 
     fn drop_cancelled(&mut self) {

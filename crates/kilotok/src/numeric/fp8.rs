@@ -47,6 +47,21 @@ pub fn encode(value: f32) -> u8 {
     sign | (biased * 8 + steps)
 }
 
+/// Factor of a block: the smallest power of two that keeps `amax` within [`MAX`]; 1 for zeros.
+/// Values that have such a factor already are encoded without loss.
+pub fn block_scale(amax: f32) -> f32 {
+    if amax == 0.0 || !amax.is_finite() {
+        return 1.0;
+    }
+    // 448 is 1.75 x 2^8, so the exponent of amax less 8 is enough, or one more.
+    let amax = f64::from(amax);
+    let exponent = (amax.to_bits() >> 52) as i32 - 1023 - 8;
+    let scale = 2f64.powi(exponent);
+    let scale = if amax > scale * f64::from(MAX) { scale * 2.0 } else { scale };
+    // The smallest f32 normal: e4m3 has nothing below 2^-9 of it that a weight could need.
+    (scale as f32).max(f32::MIN_POSITIVE)
+}
+
 /// Scale index of element `[row, col]` in the grid of [`crate::Format::Fp8`].
 pub fn scale_index(row: usize, col: usize, cols: usize, rows_per_chunk: usize) -> usize {
     scale_row(row, rows_per_chunk) * cols.div_ceil(BLOCK) + col / BLOCK

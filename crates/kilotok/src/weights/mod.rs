@@ -15,11 +15,13 @@ pub mod repack;
 pub(crate) mod resolve;
 pub(crate) mod table;
 mod tensor;
+mod update;
 
 pub(crate) use loader::open_drafter;
 pub use loader::{DrafterTensors, LoadOptions, from_tensors, load, load_with};
 pub use plan::{Slice, StoredScales, StoredSlice, TensorPlan, WeightPlan};
 pub use progress::Progress;
 pub use tensor::{Dtype, TensorData};
+pub use update::updated;
 
 pub use crate::config::DrafterChoice;

@@ -199,6 +199,16 @@ impl Executor for CpuExecutor {
         self.caches.iter_mut().chain(&mut self.draft_caches).for_each(|c| c.clear(slot));
     }
 
+    /// Weights are read where they lie, so other ones only have to be pointed at.
+    fn set_model(&mut self, model: Arc<Model>) -> Result<()> {
+        check::model(&model)?;
+        if model.spec != self.model.spec {
+            return Err(Error::model_format("spec", "the new weights are of another model"));
+        }
+        self.model = model;
+        Ok(())
+    }
+
     /// The target forward up to the logits. Rows of one slot are consecutive and ascend in
     /// position; every position before the first must have been fed before.
     ///
