@@ -28,7 +28,7 @@ mod _core {
     use pyo3::prelude::*;
 
     #[pymodule_export]
-    use super::codec::{fp8_decode, mxfp4_decode, mxfp4_encode};
+    use super::codec::{fp8_decode, mxfp4_decode, mxfp4_encode, mxfp4_encode_matrix};
     #[pymodule_export]
     use super::cpu::cpu_info;
     #[pymodule_export]

@@ -10,12 +10,21 @@ import warnings
 from collections.abc import Sequence
 
 from kilotok import __version__
-from kilotok.cli import bench, chat, doctor, generate, inspect, serve, train_drafter
+from kilotok.cli import bench, chat, convert, doctor, generate, inspect, serve, train_drafter
 from kilotok.errors import Error, InvalidRequestError
 
 __all__ = ["main"]
 
-_COMMANDS = (generate, chat, serve, inspect, doctor, bench, train_drafter)
+_COMMANDS = (
+    generate,
+    chat,
+    serve,
+    inspect,
+    doctor,
+    bench,
+    convert,
+    train_drafter,
+)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -4,3 +4,4 @@
 pub mod bf16;
 pub mod fp8;
 pub mod mxfp4;
+pub mod mxfp4_encoder;
