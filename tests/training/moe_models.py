@@ -68,6 +68,10 @@ def _mimo():
         sliding_window=16,
         layer_types=["full_attention", "sliding_attention"],
         mlp_layer_types=["dense", "sparse"],
+        rope_parameters={
+            kind: {"rope_type": "default", "rope_theta": theta, "partial_rotary_factor": 0.5}
+            for kind, theta in (("full_attention", 1e5), ("sliding_attention", 1e4))
+        },
     )
     return transformers.MiMoV2FlashForCausalLM(config)
 

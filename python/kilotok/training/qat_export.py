@@ -1,6 +1,7 @@
 """Trained experts -> MXFP4: for a running engine, or as a checkpoint."""
 
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,10 +12,14 @@ from torch import Tensor, nn
 
 from kilotok.errors import InvalidRequestError
 from kilotok.training.convert import Report, convert
+from kilotok.training.convert.source import Source
 from kilotok.training.qat import ExpertWeight, expert_weights
 from kilotok.training.quantize import quantize_mxfp4
 
 __all__ = ["export_experts", "save_checkpoint"]
+
+#: Files that describe the weights beside them.
+_OWN = {"config.json", "conversion.json", "SHA256SUMS", "README.md", "MODEL_CARD.md"}
 
 
 def export_experts(model: nn.Module) -> dict[str, Tensor]:
@@ -49,7 +54,11 @@ def export_experts(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_checkpoint(
-    model: Any, directory: str | os.PathLike[str], *, progress: bool = False
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    like: str | os.PathLike[str] | None = None,
+    progress: bool = False,
 ) -> Report | None:
     """Write a complete checkpoint with experts in MXFP4.
 
@@ -63,6 +72,9 @@ def save_checkpoint(
         Prepared or not. Sharded parameters are gathered: every rank has to call, rank 0 writes.
     directory : path
         A directory that does not exist yet.
+    like : path, optional
+        A checkpoint directory whose other files go with the new weights: tokenizer, generation
+        settings, drafter.
     progress : bool
         Whether to draw a bar.
 
@@ -91,6 +103,11 @@ def save_checkpoint(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as plain:
         model.save_pretrained(plain, state_dict=state)
+        if like is not None:
+            for inside in Source(Path(like)).others():
+                if str(inside) not in _OWN:
+                    (Path(plain) / inside).parent.mkdir(exist_ok=True, parents=True)
+                    shutil.copyfile(Path(like) / inside, Path(plain) / inside)
         return convert(plain, target, progress=progress)
 
 
