@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from kilotok.training.quantize import dequantize_mxfp4, quantize_mxfp4
 from training.demo.fp8 import dequantize_fp8, quantize_fp8
 from training.demo.layout import (
     drafter_config,
@@ -21,7 +22,6 @@ from training.demo.layout import (
     target_name,
 )
 from training.demo.model_card import write_model_card
-from training.demo.mxfp4 import dequantize_mxfp4, quantize_mxfp4
 from training.demo.preset import Preset, TargetConfig
 from training.demo.rounding import storage_format
 from training.demo.vocabulary import MASK
@@ -38,7 +38,7 @@ def encode_target(cfg: TargetConfig, masters: dict[str, Tensor]) -> dict[str, Te
         master = master.detach().float().cpu()
         layer, _, leaf = name.rpartition(".")
         if kind == "mxfp4":
-            codes, scales = quantize_mxfp4(master.numpy())
+            codes, scales, _ = quantize_mxfp4(master.numpy())
             for e in range(cfg.experts):
                 key = expert_name(layer, e, leaf)
                 out[key] = torch.from_numpy(codes[e].copy())

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from kilotok.training.qat import round_mxfp4
 from training.demo.fp8 import round_fp8
-from training.demo.mxfp4 import round_mxfp4
 from training.demo.preset import TargetConfig
 
 EXPERTS = ("experts_gate", "experts_up", "experts_down")

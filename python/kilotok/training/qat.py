@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from kilotok.errors import InvalidRequestError
 
-__all__ = ["ExpertWeight", "expert_weights", "fake_quant_mxfp4", "prepare_qat"]
+__all__ = ["ExpertWeight", "expert_weights", "fake_quant_mxfp4", "prepare_qat", "round_mxfp4"]
 
 _BLOCK = 32
 _LINEAR = re.compile(r"(?:.*\.)?experts\.\d+\.(?:gate_proj|up_proj|down_proj|w1|w2|w3)")
