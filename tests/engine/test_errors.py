@@ -18,7 +18,7 @@ from kilotok import (
 
 def test_one_base_class():
     names = [n for n in kilotok.__all__ if n.endswith("Error") and n != "Error"]
-    assert len(names) == 6
+    assert len(names) == 7
     assert all(issubclass(getattr(kilotok, n), kilotok.Error) for n in names)
     assert issubclass(kilotok.Error, Exception)
 
