@@ -19,7 +19,7 @@ if report["state"] != "ready" or not report["kernels"]["images"]:
 PY
 
 status=0
-"$python" -m pytest -m gpu tests/gpu || status=1
+"$python" -m pytest -m gpu tests/gpu tests/device || status=1
 
 for bench in benches/gpu_*.py; do
   name=$(basename "$bench" .py)

@@ -114,6 +114,17 @@ def cpu_info() -> dict[str, Any]: ...
 def gpu_report() -> dict[str, Any]: ...
 def run_gpu_probe(device: int = 0) -> dict[str, Any]: ...
 def gpu_memory(device: int = 0, fraction: float = 0.92) -> dict[str, Any]: ...
+def gpu_op(
+    kind: int,
+    payload: bytes,
+    places: Sequence[tuple[int, int]],
+    buffers: Sequence[bytes],
+    command: bytes,
+    mailbox: bytes,
+    blocks: int,
+    repeats: int = 1,
+    device: int = 0,
+) -> tuple[list[bytes], bytes, bytes, float]: ...
 def gpu_moe(
     shape: tuple[int, int, int],
     gate: tuple[bytes, bytes],

@@ -11,6 +11,7 @@ mod debug;
 mod engine;
 mod errors;
 mod gpu;
+mod gpu_check;
 mod gpu_ops;
 mod info;
 mod inspection;
@@ -37,6 +38,8 @@ mod _core {
     use super::engine::Engine;
     #[pymodule_export]
     use super::gpu::{gpu_memory, gpu_report, run_gpu_probe};
+    #[pymodule_export]
+    use super::gpu_check::gpu_op;
     #[pymodule_export]
     use super::gpu_ops::gpu_moe;
     #[pymodule_export]

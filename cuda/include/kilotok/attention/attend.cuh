@@ -14,6 +14,7 @@
 #include "kilotok/mma/bf16.cuh"
 #include "kilotok/ptx/async_copy.cuh"
 #include "kilotok/ptx/matrix_load.cuh"
+#include "kilotok/ptx/named_barrier.cuh"
 #include "kilotok/ptx/shared.cuh"
 
 namespace kilotok::attention {
@@ -28,7 +29,7 @@ inline constexpr uint32_t SPLIT_BARRIER = 8;
 
 // Waits for the warps of a split.
 __device__ __forceinline__ void sync_split(uint32_t split) {
-  asm volatile("bar.sync %0, %1;" ::"r"(SPLIT_BARRIER + split), "n"(32 * PLACES) : "memory");
+  ptx::named_barrier(SPLIT_BARRIER + split, 32 * PLACES);
 }
 
 // Waits until the oldest of 2 * buffers groups of copies has landed.

@@ -46,6 +46,8 @@ __device__ __forceinline__ Chunks chunks_of(const Span& span, uint32_t window,
   uint32_t tiles = last + 1;
   // No row sees more, wherever its window begins inside a tile.
   if (window != 0) tiles = min(tiles, (window + KILOTOK_ROWS + TILE - 2) / TILE + 1);
+  // The usual case, without divisions: a thread computes while others wait.
+  if (tiles <= max_chunks) return {1, span.begin / TILE, last - span.begin / TILE + 1};
   const uint32_t each = (tiles + max_chunks - 1) / max_chunks;
   const uint32_t first = span.begin / TILE / each;
   return {each, first, last / each - first + 1};

@@ -45,8 +45,13 @@ struct Shape {
       columns = PLACE_COLUMNS;
       value_bytes = 2 * PLACE_COLUMNS;
     }
-    pairs = PLACE_PAIRS * min(PLACES * PLACE_COLUMNS / columns,
-                              (SCRATCH_BYTES - tile_bytes()) / query_bytes);
+    // Divisions take long, and all threads wait for this.
+    const uint32_t places = columns == PLACE_COLUMNS ? PLACES : PLACES / 2;
+    pairs = PLACE_PAIRS;
+    for (uint32_t bytes = tile_bytes() + 2 * query_bytes;
+         bytes <= SCRATCH_BYTES && pairs < places * PLACE_PAIRS; bytes += query_bytes) {
+      pairs += PLACE_PAIRS;
+    }
   }
 
   __device__ __forceinline__ uint32_t tile_bytes() const {
@@ -92,11 +97,15 @@ struct Items {
   __device__ __forceinline__ Items(const Shape& shape, const Group& group, uint32_t kv_heads,
                                    uint32_t v_dim) {
     const uint32_t places = ceil_div(group.rows * shape.group, PLACE_PAIRS);
-    const uint32_t places_each =
-        ceil_div(places, ceil_div(places, shape.pairs / PLACE_PAIRS));
-    pairs_each = places_each * PLACE_PAIRS;
-    pair_parts = ceil_div(places, places_each);
-    column_parts = ceil_div(v_dim, shape.columns);
+    pair_parts = 1;
+    pairs_each = places * PLACE_PAIRS;
+    if (pairs_each > shape.pairs) {
+      const uint32_t places_each =
+          ceil_div(places, ceil_div(places, shape.pairs / PLACE_PAIRS));
+      pairs_each = places_each * PLACE_PAIRS;
+      pair_parts = ceil_div(places, places_each);
+    }
+    column_parts = v_dim <= shape.columns ? 1 : ceil_div(v_dim, shape.columns);
     count = kv_heads * group.chunks * pair_parts * column_parts;
   }
 
@@ -104,18 +113,27 @@ struct Items {
   __device__ __forceinline__ Item at(uint32_t index, const Shape& shape, const Group& group,
                                      uint32_t v_dim) const {
     Item item{};
-    const uint32_t pair_part = index % pair_parts;
-    index /= pair_parts;
-    const uint32_t column_part = index % column_parts;
-    index /= column_parts;
-    item.chunk = group.first_chunk + index % group.chunks;
-    item.kv_head = index / group.chunks;
+    uint32_t pair_part = 0, column_part = 0;
+    if (pair_parts > 1) {
+      pair_part = index % pair_parts;
+      index /= pair_parts;
+    }
+    if (column_parts > 1) {
+      column_part = index % column_parts;
+      index /= column_parts;
+    }
+    item.kv_head = group.chunks == 1 ? index : index / group.chunks;
+    item.chunk = group.first_chunk + index - item.kv_head * group.chunks;
     item.first_pair = pair_part * pairs_each;
     item.pairs = min(pairs_each, group.rows * shape.group - item.first_pair);
     item.first_column = column_part * shape.columns;
     item.columns = min(shape.columns, v_dim - item.first_column);
     const uint32_t query_bytes = ceil_div(item.pairs, PLACE_PAIRS) * PLACE_PAIRS * shape.key_bytes;
-    item.buffers = min(MAX_BUFFERS, (SCRATCH_BYTES - query_bytes) / shape.tile_bytes());
+    item.buffers = 1;
+    while (item.buffers < MAX_BUFFERS &&
+           query_bytes + (item.buffers + 1) * shape.tile_bytes() <= SCRATCH_BYTES) {
+      ++item.buffers;
+    }
     return item;
   }
 };

@@ -8,6 +8,7 @@
 #pragma once
 
 #include "kilotok/program.h"
+#include "kilotok/ptx/named_barrier.cuh"
 
 namespace kilotok {
 
@@ -29,7 +30,7 @@ struct Block {
 
 // Waits for all math threads of the block.
 __device__ __forceinline__ void sync_math() {
-  asm volatile("bar.sync 1, %0;" ::"n"(MATH_THREADS) : "memory");
+  ptx::named_barrier(1, MATH_THREADS);
 }
 
 // Sum of one value per lane, by halving: the same in every lane.
