@@ -1,4 +1,4 @@
-"""``kilotok serve``: the Rust server, with the flags of the program without Python."""
+"""``kilotok serve`` and ``bench-serve``: Rust, with the flags of the program without Python."""
 
 import signal
 from collections.abc import Sequence
@@ -10,6 +10,7 @@ from kilotok.loading import demo_checkpoint
 
 _HELP = {
     "serve": "serve a model over HTTP, with OpenAI's and Anthropic's APIs",
+    "bench-serve": "send load to a running server and report what its clients see",
 }
 
 

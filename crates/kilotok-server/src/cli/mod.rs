@@ -1,6 +1,7 @@
 //! The command line: the program `kilotok`, also behind the `kilotok` of the Python package.
 
 mod arguments;
+mod bench_serve;
 mod demo;
 mod doctor;
 mod generate;
@@ -42,6 +43,8 @@ struct Arguments {
 enum Command {
     /// Serve a model over HTTP, with OpenAI's and Anthropic's APIs.
     Serve(Box<serve::Serve>),
+    /// Send load to a running server and report what its clients see.
+    BenchServe(Box<bench_serve::BenchServe>),
     /// Continue a prompt, or answer it with --chat.
     Generate(Box<generate::Generate>),
     /// Describe a checkpoint without loading it.
@@ -65,6 +68,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, demo: Option<&Path>) -
     };
     let outcome = match arguments.command {
         Command::Serve(serve) => serve.run(demo),
+        Command::BenchServe(bench) => bench.run(),
         Command::Generate(generate) => generate.run(demo),
         Command::Inspect(inspect) => inspect.run(demo),
         Command::Doctor(doctor) => Ok(doctor.run()),

@@ -12,7 +12,8 @@ use super::arguments::EngineArguments;
 use super::logging::LogFormat;
 use super::model::sampling_defaults;
 
-const KEYS: &str = "KILOTOK_API_KEY";
+/// Variable of the environment that holds API keys, separated by commas.
+pub(crate) const KEYS: &str = "KILOTOK_API_KEY";
 
 /// Every setting has the same name as a flag, in the environment and in the file.
 #[derive(Debug, Clone, Default, Args, Deserialize)]
