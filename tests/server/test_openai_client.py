@@ -195,6 +195,43 @@ def test_retries_honour_the_queue(start):
         assert all(future.result().usage.completion_tokens == 60 for future in patient_ones)
 
 
+def test_a_retry_waits_as_long_as_the_server_asks(start):
+    import itertools
+    import time
+
+    import httpx
+
+    busy = start("--max-queue", "0", "--max-batch", "1", "--simulate", "100")
+    seen = []
+    hooks = {
+        "request": [lambda request: seen.append((time.monotonic(), None))],
+        "response": [lambda reply: seen.append((time.monotonic(), reply))],
+    }
+    patient = openai.OpenAI(
+        base_url=f"{busy.url}/v1",
+        api_key="test-key",
+        max_retries=20,
+        http_client=httpx.Client(event_hooks=hooks),
+    )
+    # One that is served says how long others take, and one that runs is in the way.
+    patient.completions.create(model="demo", prompt="x", max_tokens=60)
+    holding = openai.OpenAI(base_url=f"{busy.url}/v1", api_key="test-key").completions.create(
+        model="demo", prompt="x", max_tokens=80, stream=True
+    )
+    next(holding)
+    seen.clear()
+    assert patient.completions.create(model="demo", prompt="x", max_tokens=3).usage
+    holding.close()
+    waits = 0
+    for (at, reply), (again, _) in itertools.pairwise(seen):
+        if reply is not None and reply.status_code == 429:
+            asked = int(reply.headers["retry-after-ms"]) / 1000
+            assert int(reply.headers["retry-after"]) >= asked
+            assert asked * 0.99 <= again - at < asked + 1
+            waits += 1
+    assert waits > 0
+
+
 WEATHER = {
     "type": "function",
     "name": "weather",

@@ -158,26 +158,6 @@ def test_the_other_commands(binary):
     assert "cpu:" in run("doctor", "--no-probe").stdout
 
 
-def test_the_examples_run(start):
-    import os
-    import sys
-    from pathlib import Path
-
-    pytest.importorskip("openai", reason="the openai client is not installed")
-    server = start()
-    examples = Path(__file__).resolve().parents[2] / "examples" / "server"
-    environment = os.environ | {"KILOTOK_URL": server.url, "KILOTOK_API_KEY": "test-key"}
-    for command in (
-        ["bash", examples / "chat.sh"],
-        [sys.executable, examples / "openai_client.py"],
-    ):
-        done = subprocess.run(
-            command, env=environment, capture_output=True, text=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr
-        assert "tau" in done.stdout
-
-
 def test_the_example_configuration_is_valid(start):
     from pathlib import Path
 
