@@ -1,5 +1,5 @@
-// What nvcc knows by itself, for a C++ compiler: qualifiers, vector types, intrinsics. Included before
-// everything else.
+// What nvcc knows by itself, for a C++ compiler: qualifiers, vector types, intrinsics. Included
+// before everything else.
 #pragma once
 
 #include <algorithm>

@@ -45,8 +45,8 @@ type Results<'py> = (Vec<Bound<'py, PyBytes>>, Bound<'py, PyBytes>, Bound<'py, P
 #[pyfunction]
 #[pyo3(signature = (kind, payload, places, buffers, command, mailbox, blocks, repeats = 1, device = 0))]
 #[expect(clippy::too_many_arguments, reason = "an op is described by this much")]
-pub(crate) fn gpu_op<'py>(
-    py: Python<'py>,
+pub(crate) fn gpu_op(
+    py: Python<'_>,
     kind: u32,
     payload: Vec<u8>,
     places: Vec<(usize, usize)>,
@@ -56,7 +56,7 @@ pub(crate) fn gpu_op<'py>(
     blocks: u32,
     repeats: u32,
     device: usize,
-) -> PyResult<Results<'py>> {
+) -> PyResult<Results<'_>> {
     let microseconds = py.detach(|| {
         guard(|| {
             let context = Context::new(device).map_err(|e| failed(&e))?;

@@ -1,4 +1,5 @@
-// Stands in for include/kilotok/ptx/async_copy.cuh. A copy lands at any time until it is waited for.
+// Stands in for include/kilotok/ptx/async_copy.cuh. A copy lands at any time until it is waited
+// for.
 #pragma once
 
 #include "kilotok/abi.h"
