@@ -151,8 +151,14 @@ fn main() {
         Some(dir) => Arc::new(kilotok::weights::load(Path::new(&dir), None).unwrap()),
     };
     let vocab = model.spec.vocab;
-    let limits =
-        Limits { max_rows: CHUNK, slots: 1, pages: 64, page_size: 64, max_positions: 4096 };
+    let limits = Limits {
+        max_rows: CHUNK,
+        slots: 1,
+        pages: 64,
+        page_size: 64,
+        max_positions: 4096,
+        snapshots: 0,
+    };
     let config = CpuConfig { threads, simd: Some(simd), limits };
     let mut executor = CpuExecutor::new(Arc::clone(&model), config).unwrap();
     let mut rng = Rng(2);

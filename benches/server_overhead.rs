@@ -29,7 +29,14 @@ fn option(name: &str, default: f64) -> f64 {
 }
 
 fn engine(rate: f64) -> TextEngine {
-    let limits = Limits { max_rows: 64, slots: 4, pages: 1024, page_size: 16, max_positions: 4096 };
+    let limits = Limits {
+        max_rows: 64,
+        slots: 4,
+        pages: 1024,
+        page_size: 16,
+        max_positions: 4096,
+        snapshots: 0,
+    };
     let sim = SimExecutor::new(SimConfig {
         limits,
         vocab: VOCAB,

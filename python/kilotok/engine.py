@@ -51,6 +51,10 @@ class Engine:
         Positions that the cache holds for all sequences together; four of full length by default.
     prefill_chunk : int, optional
         Prompt positions fed in one round at most; as many as fit by default.
+    prefix_cache_mib : int, optional
+        MiB for what the prefix cache saves beside the pages it shares, so that a prompt that
+        begins like an earlier one is fed from where they part; 256 by default, 0 turns it off.
+        The tokens are the same with and without it.
     progress : bool or callable
         A bar on stderr where that is a terminal, or a function of (bytes done, bytes in all).
     simd : str, optional
@@ -88,6 +92,7 @@ class Engine:
         max_positions: int | None = None,
         kv_tokens: int | None = None,
         prefill_chunk: int | None = None,
+        prefix_cache_mib: int | None = None,
         progress: bool | ProgressCallback = True,
         simd: str | None = None,
     ) -> None:
@@ -104,6 +109,7 @@ class Engine:
             max_positions=max_positions,
             kv_tokens=kv_tokens,
             prefill_chunk=prefill_chunk,
+            prefix_cache_mib=prefix_cache_mib,
             progress=progress,
             simd=simd,
         )

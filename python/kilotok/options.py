@@ -24,6 +24,7 @@ class EngineOptions(TypedDict, total=False):
     max_positions: int | None
     kv_tokens: int | None
     prefill_chunk: int | None
+    prefix_cache_mib: int | None
     progress: bool | ProgressCallback
     simd: str | None
 
@@ -39,6 +40,7 @@ def core_options(
     max_positions: int | None = None,
     kv_tokens: int | None = None,
     prefill_chunk: int | None = None,
+    prefix_cache_mib: int | None = None,
     progress: bool | ProgressCallback = True,
     simd: str | None = None,
 ) -> dict[str, Any]:
@@ -49,12 +51,14 @@ def core_options(
         "max_positions": max_positions,
         "kv_tokens": kv_tokens,
         "prefill_chunk": prefill_chunk,
+        "prefix_cache_mib": prefix_cache_mib,
     }
     for name, value in counts.items():
         if value is not None:
             require(name, value, int)
-            if not 1 <= value < 1 << 48:
-                raise InvalidRequestError(name, f"{value} is not at least 1")
+            least = 0 if name == "prefix_cache_mib" else 1
+            if not least <= value < 1 << 48:
+                raise InvalidRequestError(name, f"{value} is not at least {least}")
     require("device", device, str)
     require("mode", mode, str)
     require("simd", simd, str | None)

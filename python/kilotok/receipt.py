@@ -14,6 +14,8 @@ class Receipt:
     ----------
     prompt_tokens : int
         Tokens of the prompt.
+    cached_tokens : int
+        Of them, tokens at the front that were in the prefix cache and were not fed again.
     queue_ms : float
         Time from submission to admission, milliseconds.
     prefill_ms : float
@@ -42,6 +44,7 @@ class Receipt:
     """
 
     prompt_tokens: int
+    cached_tokens: int
     queue_ms: float
     prefill_ms: float
     ttft_ms: float
@@ -64,7 +67,7 @@ class Receipt:
         rows = [
             (
                 "prompt",
-                f"{self.prompt_tokens} tokens",
+                f"{self.prompt_tokens} tokens" + self._cached(),
                 f"prefill {self.prefill_ms:.1f} ms",
                 f"first token {self.ttft_ms:.1f} ms",
             ),
@@ -87,6 +90,9 @@ class Receipt:
         if self.warning is not None:
             lines.append(f"warning: {self.warning}")
         return "\n".join(lines)
+
+    def _cached(self) -> str:
+        return f" ({self.cached_tokens} cached)" if self.cached_tokens else ""
 
     def _rate(self) -> str:
         return "" if self.tokens_per_s is None else f"{self.tokens_per_s:.1f} tokens/s"

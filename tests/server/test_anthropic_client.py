@@ -24,7 +24,8 @@ def test_a_message(claude):
     assert reply.stop_reason in {"end_turn", "max_tokens", "tool_use"}
     assert reply.usage.output_tokens <= 20
     count = claude.messages.count_tokens(model="demo", messages=MESSAGES, system="Be brief.")
-    assert count.input_tokens == reply.usage.input_tokens
+    usage = reply.usage
+    assert count.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
 def test_the_streaming_helper(claude):
@@ -54,7 +55,7 @@ def test_tools_and_results(claude):
         },
     ]
     reply = claude.messages.create(model="demo", max_tokens=10, messages=history, tools=tools)
-    assert reply.usage.input_tokens > 10
+    assert reply.usage.input_tokens + reply.usage.cache_read_input_tokens > 10
 
 
 def test_errors(claude, server):

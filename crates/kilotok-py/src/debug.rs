@@ -113,6 +113,7 @@ impl Bench {
             pages: pages_each * sequences.len(),
             page_size: PAGE_SIZE,
             max_positions: longest,
+            snapshots: 0,
         };
         let mut runner = place.runner(model, limits)?;
         for slot in 0..sequences.len() {

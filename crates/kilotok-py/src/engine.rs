@@ -71,7 +71,8 @@ impl Loaded {
                 stop: StopMatcher::new(&options.stop, false).map_err(text_raised)?,
             }),
         };
-        let request = Request { prompt, params: options.sampling(), speculation };
+        let params = options.sampling();
+        let request = Request { prompt, params, speculation, ..Request::default() };
         let stream = self.engine.submit(request).map_err(raised)?;
         Ok(TokenStream::new(stream, text))
     }
@@ -184,10 +185,13 @@ impl Engine {
         out.set_item("running", stats.running)?;
         out.set_item("waiting", stats.waiting)?;
         out.set_item("pages_used", stats.pages_used)?;
+        out.set_item("pages_cached", stats.pages_cached)?;
         out.set_item("pages_total", stats.pages_total)?;
         out.set_item("finished", stats.finished)?;
         out.set_item("cancelled", stats.cancelled)?;
         out.set_item("tokens", stats.tokens)?;
+        out.set_item("prefix_queries", stats.prefix_queries)?;
+        out.set_item("prefix_hits", stats.prefix_hits)?;
         out.set_item("rounds", stats.rounds)?;
         out.set_item("drafted", stats.drafted)?;
         out.set_item("accepted", stats.accepted)?;

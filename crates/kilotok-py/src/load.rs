@@ -31,6 +31,7 @@ pub(crate) struct EngineOptions {
     max_positions: Option<usize>,
     kv_tokens: Option<usize>,
     prefill_chunk: Option<usize>,
+    prefix_cache_mib: Option<usize>,
     simd: Option<String>,
     progress: Option<Py<PyAny>>,
 }
@@ -67,6 +68,9 @@ impl EngineOptions {
         }
         if let Some(positions) = self.prefill_chunk {
             builder = builder.prefill_chunk(positions);
+        }
+        if let Some(mib) = self.prefix_cache_mib {
+            builder = builder.prefix_cache(mib.saturating_mul(1 << 20));
         }
         Ok(builder)
     }

@@ -74,6 +74,7 @@ fn receipt<'py>(py: Python<'py>, receipt: &Receipt) -> PyResult<Bound<'py, PyDic
     let known = |value: f64| (value > 0.0).then_some(value);
     let out = PyDict::new(py);
     out.set_item("prompt_tokens", receipt.prompt_tokens)?;
+    out.set_item("cached_tokens", receipt.cached_tokens)?;
     out.set_item("queue_ms", receipt.queue_ms)?;
     out.set_item("prefill_ms", receipt.prefill_ms)?;
     out.set_item("ttft_ms", receipt.ttft_ms)?;

@@ -82,6 +82,7 @@ pub(crate) fn open_taps(
                 pages: slots * max_positions.div_ceil(PAGE_SIZE),
                 page_size: PAGE_SIZE,
                 max_positions,
+                snapshots: 0,
             };
             let simd = simd.map(str::parse::<Simd>).transpose().map_err(raised)?;
             let config = CpuConfig { threads, simd, limits };

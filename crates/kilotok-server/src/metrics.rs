@@ -191,7 +191,18 @@ impl Metrics {
                 stats.waiting as f64,
             );
             line("kilotok:slots", "gauge", "Slots in all.", slots as f64);
-            line("kilotok:pages_used", "gauge", "Cache pages in use.", stats.pages_used as f64);
+            line(
+                "kilotok:pages_used",
+                "gauge",
+                "Cache pages of running sequences.",
+                stats.pages_used as f64,
+            );
+            line(
+                "kilotok:pages_cached",
+                "gauge",
+                "Cache pages that only the prefix cache holds, free for who needs them.",
+                stats.pages_cached as f64,
+            );
             line("kilotok:pages", "gauge", "Cache pages in all.", stats.pages_total as f64);
             let usage = stats.pages_used as f64 / stats.pages_total.max(1) as f64;
             line(
@@ -199,6 +210,18 @@ impl Metrics {
                 "gauge",
                 "Share of cache pages in use, 0 to 1.",
                 usage,
+            );
+            line(
+                "vllm:prefix_cache_queries_total",
+                "counter",
+                "Prompt tokens looked up in the prefix cache.",
+                stats.prefix_queries as f64,
+            );
+            line(
+                "vllm:prefix_cache_hits_total",
+                "counter",
+                "Prompt tokens found in the prefix cache.",
+                stats.prefix_hits as f64,
             );
             line("kilotok:rounds_total", "counter", "Rounds of the engine.", stats.rounds as f64);
             line(
@@ -300,6 +323,7 @@ impl Tracker {
             tracing::info!(
                 parent: &self.span,
                 prompt_tokens = receipt.prompt_tokens,
+                cached_tokens = receipt.cached_tokens,
                 tokens = completion.token_ids.len(),
                 queue_ms = receipt.queue_ms,
                 ttft_ms = receipt.ttft_ms,

@@ -16,12 +16,16 @@ pub(crate) fn usage(
     completions: &[Completion],
 ) -> Value {
     let tokens: usize = completions.iter().map(|completion| completion.token_ids.len()).sum();
+    // Of a prompt that is continued several times, the mean.
+    let sum = |of: fn(&Receipt) -> usize| completions.iter().map(|c| of(&c.receipt)).sum::<usize>();
+    let (cached, fed) = (sum(|r| r.cached_tokens), sum(|r| r.prompt_tokens));
+    let cached = (cached * prompt_tokens).checked_div(fed).unwrap_or(0);
     let receipts: Vec<Value> = completions.iter().map(|c| receipt(&c.receipt)).collect();
     json!({
         "prompt_tokens": prompt_tokens,
         "completion_tokens": tokens,
         "total_tokens": prompt_tokens + tokens,
-        "prompt_tokens_details": { "cached_tokens": 0 },
+        "prompt_tokens_details": { "cached_tokens": cached },
         "completion_tokens_details": { "reasoning_tokens": reasoning_tokens },
         "receipts": receipts,
     })
@@ -31,6 +35,7 @@ pub(crate) fn usage(
 pub(crate) fn receipt(receipt: &Receipt) -> Value {
     json!({
         "prompt_tokens": receipt.prompt_tokens,
+        "cached_tokens": receipt.cached_tokens,
         "tokens": receipt.tokens,
         "queue_ms": round(receipt.queue_ms),
         "prefill_ms": round(receipt.prefill_ms),
@@ -85,8 +90,9 @@ pub(crate) fn with_header(mut response: Response, completions: &[Completion]) ->
         .map(|completion| {
             let r = &completion.receipt;
             format!(
-                "queue_ms={:.3};prefill_ms={:.3};ttft_ms={:.3};tokens={};tokens_per_s={:.1};\
-                 rounds={};tau={:.3};speedup={:.3}",
+                "cached_tokens={};queue_ms={:.3};prefill_ms={:.3};ttft_ms={:.3};tokens={};\
+                 tokens_per_s={:.1};rounds={};tau={:.3};speedup={:.3}",
+                r.cached_tokens,
                 r.queue_ms,
                 r.prefill_ms,
                 r.ttft_ms,

@@ -62,6 +62,7 @@ fn describe(app: &App, engine: &TextEngine, report: &mut Value) {
     report["slots"] = json!({ "used": stats.slots_used, "total": limits.slots });
     report["pages"] = json!({
         "used": stats.pages_used,
+        "cached": stats.pages_cached,
         "total": stats.pages_total,
         "positions": limits.page_size,
     });

@@ -119,6 +119,7 @@ impl TextEngine {
                 self.add_eos(&mut request.params.stop_token_ids);
             }
             request.speculation = params.speculation;
+            request.cache_salt.clone_from(&params.cache_salt);
             let sequence = Sequence::new(
                 index as usize,
                 self.tokenizer.clone(),

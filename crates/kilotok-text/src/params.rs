@@ -1,5 +1,7 @@
 //! What a text request asks for.
 
+use std::sync::Arc;
+
 use kilotok::SamplingParams;
 use kilotok::engine::Speculation;
 
@@ -60,6 +62,8 @@ pub struct TextParams {
     pub n: u32,
     /// Overrides the engine's setting.
     pub speculation: Option<Speculation>,
+    /// Shares prefixes with requests of the same salt only.
+    pub cache_salt: Option<Arc<str>>,
 }
 
 impl Default for TextParams {
@@ -72,6 +76,7 @@ impl Default for TextParams {
             add_special_tokens: true,
             n: 1,
             speculation: None,
+            cache_salt: None,
         }
     }
 }

@@ -22,7 +22,7 @@ use tiny::{IM_END, IM_START, TempDir, byte_level_json};
 /// A few ids more than the tokenizer has, like a padded checkpoint.
 const VOCAB: usize = 272;
 const LIMITS: Limits =
-    Limits { max_rows: 64, slots: 8, pages: 256, page_size: 16, max_positions: 2048 };
+    Limits { max_rows: 64, slots: 8, pages: 256, page_size: 16, max_positions: 2048, snapshots: 0 };
 
 fn engine_with(verify_time: Duration) -> Arc<Engine> {
     let sim = SimConfig {

@@ -114,7 +114,14 @@ fn with_options(mut spec: ModelSpec) -> ModelSpec {
 
 #[test]
 fn law_4_rounds_allocate_nothing() {
-    let limits = Limits { max_rows: 16, slots: 2, pages: 64, page_size: 16, max_positions: 512 };
+    let limits = Limits {
+        max_rows: 16,
+        slots: 2,
+        pages: 64,
+        page_size: 16,
+        max_positions: 512,
+        snapshots: 2,
+    };
     let model = random_model(spec(), Formats::mimo_fp4(), 3);
     let optional = random_model(with_options(spec()), Formats::mimo_fp4(), 3);
     for (model, simd) in [model, optional]
@@ -145,10 +152,12 @@ fn law_4_rounds_allocate_nothing() {
             }
             executor.verify(&rows);
             executor.commit(0..16);
+            executor.save_state(0, start as usize, round % 2);
             drafts.clear();
             let block = |slot| DraftBlock { slot, start: start + 8, anchor: 5, drafts: 7 };
             executor.draft(&[block(0), block(1)], &mut drafts);
         }
+        executor.restore_state(0, 312, 1);
         assert_eq!(ALLOCATIONS.load(Ordering::SeqCst) - before, 0, "{simd}");
         backend_rounds_allocate_nothing(executor);
     }
@@ -181,6 +190,7 @@ fn backend_rounds_allocate_nothing(executor: CpuExecutor) {
             stop_tokens: vec![],
             pages: (slot * 32..slot * 32 + 32).collect(),
             speculative: true,
+            cached: None,
         };
         backend.open(slot, sequence).unwrap();
         backend.run(&[Work::Prefill { slot, start: 0, len: 3 }], 1, &mut report).unwrap();

@@ -11,7 +11,7 @@ use safetensors::SafeTensors;
 use serde_json::Value;
 
 const LIMITS: Limits =
-    Limits { max_rows: 16, slots: 2, pages: 64, page_size: 16, max_positions: 512 };
+    Limits { max_rows: 16, slots: 2, pages: 64, page_size: 16, max_positions: 512, snapshots: 0 };
 
 fn golden(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/golden").join(name)

@@ -12,7 +12,7 @@ use kilotok::{Error, SamplingParams};
 use proptest::prelude::*;
 
 const LIMITS: Limits =
-    Limits { max_rows: 64, slots: 8, pages: 64, page_size: 16, max_positions: 512 };
+    Limits { max_rows: 64, slots: 8, pages: 64, page_size: 16, max_positions: 512, snapshots: 0 };
 
 fn engine_with(hit_percent: u64, max_drafts: usize, config: EngineConfig) -> Engine {
     engine_on(false, hit_percent, max_drafts, config)

@@ -149,6 +149,60 @@ fn a_request_in_flight_goes_on_as_if_it_had_started_with_its_text_so_far() {
     assert_eq!(ids(&running, &prompt, 20), ids(&fresh, &prompt, 20));
 }
 
+/// Embedding rows in another order: every key and value changes.
+fn rolled_embedding(model: &Model) -> Vec<(String, TensorData)> {
+    let row = model.embed.data.len() / model.embed.rows;
+    let mut bytes = model.embed.data.as_slice().to_vec();
+    bytes.rotate_right(row);
+    let shape = [model.embed.rows, model.embed.cols];
+    vec![("model.embed_tokens.weight".to_owned(), tensor(Dtype::Bf16, &shape, bytes))]
+}
+
+#[test]
+fn prefixes_of_the_old_weights_are_not_found_again() {
+    let model = Arc::new(load(Tiny::new(8, PRO_FP4).write().path(), None).unwrap());
+    let new = Arc::new(updated(&model, rolled_embedding(&model)).unwrap());
+    let fresh = Engine::from_model(new).threads(1).prefix_cache(0).build().unwrap();
+    let prompt: Vec<u32> = (0..100).map(|i| i * 7 % 39).collect();
+    for keep_kv in [true, false] {
+        let engine = Engine::from_model(Arc::clone(&model)).threads(1).build().unwrap();
+        let ask = |max_tokens| {
+            let params = SamplingParams { max_tokens, ignore_eos: true, ..Default::default() };
+            engine.submit(Request::new(prompt.clone()).params(params)).unwrap()
+        };
+        let found = |stream: kilotok::engine::TokenStream| {
+            let (tokens, end) = stream.wait().unwrap();
+            let ids: Vec<u32> = tokens.iter().map(|token| token.id).collect();
+            (ids, end.receipt.cached_tokens)
+        };
+        ask(1).wait().unwrap();
+        // Two that share pages cross the update together.
+        let mut streams = [ask(400), ask(400)];
+        let mut texts = streams.each_mut().map(|stream| match stream.next() {
+            Some(Ok(kilotok::engine::Event::Token(token))) => vec![token.id],
+            other => panic!("{other:?}"),
+        });
+        engine.update_weights(rolled_embedding(&model), keep_kv).unwrap();
+        let expected = ids(&fresh, &prompt, 20);
+        assert_eq!(found(ask(20)), (expected.clone(), 0), "keep_kv {keep_kv}");
+        assert_eq!(found(ask(20)), (expected, 96), "keep_kv {keep_kv}");
+        for (stream, text) in streams.into_iter().zip(&mut texts) {
+            let (rest, cached) = found(stream);
+            assert_eq!(cached, 96);
+            text.extend(rest);
+        }
+        if !keep_kv {
+            for got in &texts {
+                let is_switched = (1..got.len()).any(|at| {
+                    let text = [&prompt, &got[..at]].concat();
+                    ids(&fresh, &text, (got.len() - at) as u32) == got[at..]
+                });
+                assert!(is_switched, "{got:?}");
+            }
+        }
+    }
+}
+
 #[test]
 fn every_prompt_token_is_scored_once_whenever_the_weights_change() {
     let model = Arc::new(load(Tiny::new(7, PRO_FP4).write().path(), None).unwrap());
@@ -173,7 +227,8 @@ fn every_prompt_token_is_scored_once_whenever_the_weights_change() {
 
 #[test]
 fn a_backend_that_cannot_says_so() {
-    let limits = Limits { max_rows: 8, slots: 2, pages: 8, page_size: 16, max_positions: 64 };
+    let limits =
+        Limits { max_rows: 8, slots: 2, pages: 8, page_size: 16, max_positions: 64, snapshots: 0 };
     let sim = SimConfig {
         limits,
         vocab: 16,

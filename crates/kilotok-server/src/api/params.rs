@@ -1,5 +1,6 @@
 //! How to choose tokens: the fields that all generating routes share.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use kilotok::SamplingParams;
@@ -15,6 +16,8 @@ type Result<T> = std::result::Result<T, ApiError>;
 
 /// Longest deadline, a day.
 const MAX_DEADLINE_MS: i64 = 86_400_000;
+/// Bytes of a `cache_salt`: every page at the front of a prompt keeps it.
+const MAX_SALT_BYTES: usize = 256;
 const IDS: i64 = u32::MAX as i64;
 
 /// What a request said about choosing tokens.
@@ -59,6 +62,7 @@ pub(crate) fn common(fields: &mut Fields, config: &ServerConfig) -> Result<Commo
         add_special_tokens: fields.bool("add_special_tokens")?.unwrap_or(true),
         n: fields.integer("n", 1, most)?.map_or(1, |n| n as u32),
         speculation: speculation(fields)?,
+        cache_salt: cache_salt(fields)?,
     };
     let deadline = fields.integer("deadline_ms", 1, MAX_DEADLINE_MS)?;
     refuse_unsupported(fields, i64::from(params.n))?;
@@ -183,6 +187,18 @@ fn speculation(fields: &mut Fields) -> Result<Option<Speculation>> {
         },
         Some(_) => return Err(fields.invalid(NAME, format!("expected {expected}"))),
     }))
+}
+
+/// `cache_salt`, as vLLM has it.
+fn cache_salt(fields: &mut Fields) -> Result<Option<Arc<str>>> {
+    const NAME: &str = "cache_salt";
+    match fields.string(NAME)? {
+        Some(salt) if salt.is_empty() || salt.len() > MAX_SALT_BYTES => {
+            let reason = format!("{} bytes, expected 1 to {MAX_SALT_BYTES}", salt.len());
+            Err(fields.invalid(NAME, reason))
+        }
+        salt => Ok(salt.map(Into::into)),
+    }
 }
 
 /// `stream` and `stream_options`.

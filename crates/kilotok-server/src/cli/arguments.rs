@@ -29,6 +29,9 @@ pub(crate) struct EngineArguments {
     /// Positions of all sequences together (default: four of full length)
     #[arg(long, env = "KILOTOK_KV_POSITIONS")]
     pub(crate) kv_positions: Option<usize>,
+    /// MiB for states that the prefix cache saves, 0 to turn it off (default: 256)
+    #[arg(long, env = "KILOTOK_PREFIX_CACHE_MIB")]
+    pub(crate) prefix_cache_mib: Option<usize>,
     /// Speculation of requests that do not say: auto, off, or a block length
     #[arg(long, env = "KILOTOK_SPECULATION")]
     pub(crate) speculation: Option<String>,
@@ -47,6 +50,7 @@ impl EngineArguments {
             max_batch: self.max_batch.or(below.max_batch),
             max_positions: self.max_positions.or(below.max_positions),
             kv_positions: self.kv_positions.or(below.kv_positions),
+            prefix_cache_mib: self.prefix_cache_mib.or(below.prefix_cache_mib),
             speculation: self.speculation.or(below.speculation),
             drafter: self.drafter.or(below.drafter),
         }
@@ -68,6 +72,9 @@ impl EngineArguments {
         }
         if let Some(positions) = self.kv_positions {
             builder = builder.kv_positions(positions);
+        }
+        if let Some(mib) = self.prefix_cache_mib {
+            builder = builder.prefix_cache(mib.saturating_mul(1 << 20));
         }
         if let Some(text) = &self.speculation {
             builder = builder.speculation(speculation(text)?);

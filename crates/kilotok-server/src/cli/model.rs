@@ -64,6 +64,7 @@ pub(crate) fn simulate(
         pages: kv_positions.div_ceil(PAGE),
         page_size: PAGE,
         max_positions,
+        snapshots: if arguments.prefix_cache_mib == Some(0) { 0 } else { 8 * slots },
     };
     let sim = SimConfig {
         limits,

@@ -94,8 +94,9 @@ export function server(report) {
   const waiting = report.waiting > 0 ? `, ${report.waiting} waiting` : "";
   find("slots-text").textContent = `${report.slots.used} of ${report.slots.total}${waiting}`;
   const each = squares(find("pages"), report.pages.used, report.pages.total);
+  const cached = report.pages.cached > 0 ? `, ${report.pages.cached} cached` : "";
   const scale = each > 1 ? `, ${each} a square` : "";
-  find("pages-text").textContent = `${report.pages.used} of ${report.pages.total}${scale}`;
+  find("pages-text").textContent = `${report.pages.used} of ${report.pages.total}${cached}${scale}`;
   const list = find("bytes");
   list.replaceChildren();
   for (const [purpose, bytes] of Object.entries(report.memory)) {

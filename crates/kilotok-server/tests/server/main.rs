@@ -8,6 +8,7 @@ mod fuzz;
 mod messages;
 mod operation;
 mod page;
+mod prefix_cache;
 mod responses;
 mod scripted;
 mod security;

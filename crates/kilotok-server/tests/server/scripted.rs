@@ -25,6 +25,7 @@ impl Backend for Scripted {
             pages: SLOTS * POSITIONS / 16,
             page_size: 16,
             max_positions: POSITIONS,
+            snapshots: 0,
         }
     }
 

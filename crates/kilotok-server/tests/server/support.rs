@@ -30,6 +30,7 @@ pub(crate) fn sim(verify_time: Duration) -> Box<dyn Backend> {
         pages: SLOTS * POSITIONS / 16,
         page_size: 16,
         max_positions: POSITIONS,
+        snapshots: 32,
     };
     Box::new(Rounds::new(SimExecutor::new(SimConfig {
         limits,

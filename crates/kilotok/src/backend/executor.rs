@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{End, Limits, Page, Slot, no_update};
+use super::{End, Limits, Page, Slot, Snapshot, no_update};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -106,6 +106,18 @@ pub trait Executor: Send {
     fn set_model(&mut self, model: Arc<Model>) -> Result<()> {
         drop(model);
         Err(no_update())
+    }
+
+    /// Saves what pages do not hold of a slot (rings of windowed layers, of target and drafter)
+    /// as a sequence of `positions` positions needs it. They are in the cache for good, and at
+    /// most [`Limits::max_rows`] and a page of positions behind the newest row.
+    fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        let _ = (slot, positions, snapshot);
+    }
+
+    /// Makes a slot, after [`Executor::set_pages`], hold what was saved at `positions`.
+    fn restore_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        let _ = (slot, positions, snapshot);
     }
 
     /// Target forward: writes keys and values at each row's position.

@@ -24,6 +24,9 @@ pub type Slot = u32;
 /// Index of a page of the full-attention cache, below [`Limits::pages`].
 pub type Page = u32;
 
+/// Index of a saved state, below [`Limits::snapshots`].
+pub type Snapshot = u32;
+
 /// What a backend was built to hold; fixed at start-up (law 4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -37,6 +40,17 @@ pub struct Limits {
     pub page_size: usize,
     /// Positions of one sequence, prompt and output together.
     pub max_positions: usize,
+    /// Saved states, for prefixes that later sequences share; 0 where none can be saved.
+    pub snapshots: usize,
+}
+
+/// A prefix that is in the cache already.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cached {
+    /// Its positions: whole pages, fewer than the prompt has.
+    pub positions: usize,
+    /// What pages do not hold of it.
+    pub snapshot: Snapshot,
 }
 
 /// A sequence as it enters a backend.
@@ -54,6 +68,9 @@ pub struct SequenceInit {
     pub pages: Vec<Page>,
     /// Whether drafter context is kept; without it the sequence never drafts.
     pub speculative: bool,
+    /// Where prefill begins, if not at position 0: the first of `pages` hold this prefix, with
+    /// drafter context if `speculative`.
+    pub cached: Option<Cached>,
 }
 
 /// What one sequence does in a run.
@@ -167,6 +184,20 @@ pub trait Backend: Send {
 
     /// Frees a slot; its pages may be handed out again at once.
     fn close(&mut self, slot: Slot);
+
+    /// Positions of an open sequence that are in its cache for good, drafter context included
+    /// where it is kept; 0 for a slot that is not open.
+    fn kept(&self, slot: Slot) -> usize {
+        let _ = slot;
+        0
+    }
+
+    /// Saves what pages do not hold of the first `positions` positions of an open sequence: whole
+    /// pages, at most [`Backend::kept`], and not more than a page behind what was kept before
+    /// the last round.
+    fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        let _ = (slot, positions, snapshot);
+    }
 
     /// Drafts per block at most, where it says so.
     fn max_drafts(&self) -> usize {

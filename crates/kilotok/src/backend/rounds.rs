@@ -9,7 +9,7 @@ use super::executor::{DraftBlock, Executor, Row};
 use super::sequence::Sequence;
 use device::DeviceRounds;
 
-use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Work};
+use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Work};
 use crate::dflash::accept;
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -224,6 +224,7 @@ impl<E: Executor> Rounds<E> {
             if !over && sequence.keeps_context() {
                 let committing = Instant::now();
                 self.executor.commit(span.first_row..span.first_row + keep);
+                self.sequence(slot)?.context_kept();
                 commit_seconds += committing.elapsed().as_secs_f64();
             }
         }
@@ -266,7 +267,15 @@ impl<E: Executor> Backend for Rounds<E> {
                 unit: "positions",
             });
         }
+        let cached = sequence.cached();
+        if cached.is_some_and(|c| c.snapshot as usize >= limits.snapshots) {
+            let reason = format!("{cached:?} where there are {} snapshots", limits.snapshots);
+            return Err(Error::invalid("cached", reason));
+        }
         self.executor.set_pages(slot, sequence.pages());
+        if let Some(cached) = cached {
+            self.executor.restore_state(slot, cached.positions, cached.snapshot);
+        }
         *place = Some(sequence);
         Ok(())
     }
@@ -288,6 +297,15 @@ impl<E: Executor> Backend for Rounds<E> {
             }
         }
         Ok(())
+    }
+
+    fn kept(&self, slot: Slot) -> usize {
+        self.sequences.get(slot as usize).and_then(Option::as_ref).map_or(0, Sequence::kept)
+    }
+
+    fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        debug_assert!(positions <= self.kept(slot), "a point that is not in the cache for good");
+        self.executor.save_state(slot, positions, snapshot);
     }
 
     fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()> {

@@ -1,7 +1,7 @@
 //! One sequence on a backend: its tokens, its place in the cache and how it ends.
 
 use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row};
-use super::{End, Page, SequenceInit, Slot};
+use super::{Cached, End, Page, SequenceInit, Slot};
 use crate::error::{Error, Result};
 use crate::sample::{Chooser, History, SamplingParams};
 
@@ -20,6 +20,9 @@ pub(super) struct Sequence {
     history: Option<History>,
     /// Positions in the target's cache that count.
     committed: usize,
+    /// Of them, those that are drafter context too.
+    context: usize,
+    cached: Option<Cached>,
     prompt_len: usize,
     generated: usize,
     end: Option<End>,
@@ -35,13 +38,20 @@ impl Sequence {
             let reason = format!("token id {token} is not below {vocab}");
             return Err(Error::invalid("prompt", reason));
         }
+        let start = init.cached.map_or(0, |cached| cached.positions);
+        if start >= init.prompt.len() {
+            let reason = format!("{start} positions of a prompt of {}", init.prompt.len());
+            return Err(Error::invalid("cached", reason));
+        }
         let history = init.params.has_penalties().then(|| History::new(vocab, &init.prompt));
         let mut tokens = init.prompt;
         // Nothing is allocated while decoding (law 4).
         tokens.reserve_exact(init.params.max_tokens as usize);
         Ok(Self {
             history,
-            committed: 0,
+            committed: start,
+            context: start,
+            cached: init.cached,
             to_feed: prompt_len,
             prompt_len,
             tokens,
@@ -57,6 +67,21 @@ impl Sequence {
 
     pub(super) fn pages(&self) -> &[Page] {
         &self.pages
+    }
+
+    /// The prefix that was in the cache before.
+    pub(super) fn cached(&self) -> Option<Cached> {
+        self.cached
+    }
+
+    /// Counts all committed positions as drafter context.
+    pub(super) fn context_kept(&mut self) {
+        self.context = self.committed;
+    }
+
+    /// Positions whose cache entries are complete.
+    pub(super) fn kept(&self) -> usize {
+        if self.keeps_context { self.context } else { self.committed }
     }
 
     /// Number of positions the sequence can reach in the cache (the last token never enters it).
@@ -129,6 +154,7 @@ impl Sequence {
     /// Feeds all tokens anew. Prompt tokens that were all scored are not scored again.
     pub(super) fn restart(&mut self) {
         self.committed = 0;
+        self.context = 0;
         self.to_feed = self.tokens.len();
         if self.generated > 0 {
             self.params.prompt_logprobs = None;

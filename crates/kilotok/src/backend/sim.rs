@@ -7,7 +7,7 @@ use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use super::executor::{DecodeRun, DecodedRound, DraftBlock, Executor, Row};
-use super::{Limits, Page, Slot};
+use super::{Limits, Page, Slot, Snapshot};
 use crate::sample::argmax;
 
 /// What is simulated.
@@ -27,15 +27,65 @@ pub struct SimConfig {
     pub draft_time: Duration,
 }
 
-/// The simulated executor: logits are a hash of (token, position), so every path through the
+/// The simulated executor: logits are a hash of all tokens so far, so every path through the
 /// engine must produce the same text.
+///
+/// It keeps a cache as a model would. Every position holds a digest of the tokens up to it, in
+/// pages and, of a window, in a ring per slot. Where the two disagree logits become wrong, and the
+/// drafter never hits where its context does not hold what the window does.
 #[derive(Debug)]
 pub struct SimExecutor {
     config: SimConfig,
     logits: Vec<f32>,
     draft_logits: Vec<f32>,
-    rows: usize,
     has_own_rounds: bool,
+    rows: Vec<Row>,
+    tables: Vec<Vec<Page>>,
+    /// `[pages, page_size]`, what each position holds.
+    paged: Vec<u64>,
+    window: Rings,
+    context: Rings,
+}
+
+/// Positions that a row sees before its own.
+const HISTORY: usize = 20;
+
+/// The newest positions of every slot, and saved ones.
+#[derive(Debug)]
+struct Rings {
+    /// `[slots, len]`, position `p` at `p % len`.
+    held: Vec<u64>,
+    len: usize,
+    /// `[snapshots, HISTORY]`
+    saved: Vec<u64>,
+}
+
+impl Rings {
+    fn new(limits: Limits) -> Self {
+        let len = HISTORY + limits.max_rows + limits.page_size;
+        let saved = vec![0; limits.snapshots * HISTORY];
+        Self { held: vec![0; limits.slots * len], len, saved }
+    }
+
+    fn at(&mut self, slot: Slot, position: usize) -> &mut u64 {
+        &mut self.held[slot as usize * self.len + position % self.len]
+    }
+
+    fn clear(&mut self, slot: Slot) {
+        self.held[slot as usize * self.len..][..self.len].fill(0);
+    }
+
+    fn save(&mut self, slot: Slot, end: usize, snapshot: Snapshot) {
+        for back in 1..=HISTORY.min(end) {
+            self.saved[snapshot as usize * HISTORY + back - 1] = *self.at(slot, end - back);
+        }
+    }
+
+    fn restore(&mut self, slot: Slot, end: usize, snapshot: Snapshot) {
+        for back in 1..=HISTORY.min(end) {
+            *self.at(slot, end - back) = self.saved[snapshot as usize * HISTORY + back - 1];
+        }
+    }
 }
 
 fn hash(a: u64, b: u64, c: u64) -> u64 {
@@ -47,9 +97,14 @@ fn hash(a: u64, b: u64, c: u64) -> u64 {
     x ^ (x >> 32)
 }
 
-fn fill(logits: &mut [f32], token: u32, position: u32) {
+/// The digest of a token and those before it; never 0, which stands for nothing.
+fn digest(before: u64, token: u32) -> u64 {
+    hash(before, u64::from(token), 7) | 1
+}
+
+fn fill(logits: &mut [f32], digest: u64) {
     for (v, logit) in logits.iter_mut().enumerate() {
-        *logit = (hash(u64::from(token), u64::from(position), v as u64) >> 40) as f32 / 2e6;
+        *logit = (hash(digest, 0, v as u64) >> 40) as f32 / 2e6;
     }
 }
 
@@ -63,11 +118,17 @@ fn wait(duration: Duration) {
 impl SimExecutor {
     /// A simulated model.
     pub fn new(config: SimConfig) -> Self {
+        let limits = config.limits;
+        let per_slot = limits.max_positions.div_ceil(limits.page_size);
         Self {
-            logits: vec![0.0; config.limits.max_rows * config.vocab],
+            logits: vec![0.0; limits.max_rows * config.vocab],
             draft_logits: vec![0.0; config.vocab],
-            rows: 0,
             has_own_rounds: false,
+            rows: Vec::with_capacity(limits.max_rows),
+            tables: (0..limits.slots).map(|_| Vec::with_capacity(per_slot)).collect(),
+            paged: vec![0; limits.pages * limits.page_size],
+            window: Rings::new(limits),
+            context: Rings::new(limits),
             config,
         }
     }
@@ -77,6 +138,45 @@ impl SimExecutor {
     pub fn with_own_rounds(mut self) -> Self {
         self.has_own_rounds = true;
         self
+    }
+
+    /// The digest of all tokens before a position.
+    fn before(&mut self, slot: Slot, position: usize) -> u64 {
+        if position == 0 { 0 } else { *self.paged(slot, position - 1) }
+    }
+
+    /// Where the pages hold a position.
+    fn paged(&mut self, slot: Slot, position: usize) -> &mut u64 {
+        let size = self.config.limits.page_size;
+        let page = self.tables[slot as usize][position / size];
+        &mut self.paged[page as usize * size + position % size]
+    }
+
+    /// Writes a position; what its row sees, on which the logits depend.
+    fn write(&mut self, slot: Slot, position: usize, token: u32) -> u64 {
+        let is_whole = self.is_whole(slot, position);
+        let digest = digest(self.before(slot, position), token);
+        *self.paged(slot, position) = digest;
+        *self.window.at(slot, position) = digest;
+        if is_whole { digest } else { !digest }
+    }
+
+    fn keep_context(&mut self, slot: Slot, position: usize) {
+        *self.context.at(slot, position) = *self.window.at(slot, position);
+    }
+
+    /// Whether pages and window hold the same of the positions before `end`, all of them written.
+    fn is_whole(&mut self, slot: Slot, end: usize) -> bool {
+        (end.saturating_sub(HISTORY)..end).all(|position| {
+            let held = *self.paged(slot, position);
+            held != 0 && *self.window.at(slot, position) == held
+        })
+    }
+
+    /// Whether the drafter's context holds what the window does.
+    fn has_context(&mut self, slot: Slot, end: usize) -> bool {
+        (end.saturating_sub(HISTORY)..end)
+            .all(|position| *self.context.at(slot, position) == *self.window.at(slot, position))
     }
 }
 
@@ -93,15 +193,34 @@ impl Executor for SimExecutor {
         self.config.max_drafts
     }
 
-    fn set_pages(&mut self, _slot: Slot, _pages: &[Page]) {}
+    fn set_pages(&mut self, slot: Slot, pages: &[Page]) {
+        let table = &mut self.tables[slot as usize];
+        table.clear();
+        table.extend_from_slice(pages);
+        self.window.clear(slot);
+        self.context.clear(slot);
+    }
+
+    fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        self.window.save(slot, positions, snapshot);
+        self.context.save(slot, positions, snapshot);
+    }
+
+    fn restore_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        self.window.restore(slot, positions, snapshot);
+        self.context.restore(slot, positions, snapshot);
+    }
 
     fn verify(&mut self, rows: &[Row]) {
-        for (row, logits) in rows.iter().zip(self.logits.chunks_exact_mut(self.config.vocab)) {
+        self.rows.clear();
+        self.rows.extend_from_slice(rows);
+        let vocab = self.config.vocab;
+        for (i, row) in rows.iter().enumerate() {
+            let seen = self.write(row.slot, row.position as usize, row.token);
             if row.needs_logits {
-                fill(logits, row.token, row.position);
+                fill(&mut self.logits[i * vocab..][..vocab], seen);
             }
         }
-        self.rows = rows.len();
         wait(self.config.verify_time);
     }
 
@@ -110,17 +229,24 @@ impl Executor for SimExecutor {
     }
 
     fn commit(&mut self, rows: Range<usize>) {
-        assert!(rows.end <= self.rows, "only verified rows can be committed");
+        assert!(rows.end <= self.rows.len(), "only verified rows can be committed");
+        for i in rows {
+            let Row { slot, position, .. } = self.rows[i];
+            self.keep_context(slot, position as usize);
+        }
     }
 
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>) {
         for block in blocks {
-            let mut token = block.anchor;
+            let has_context = self.has_context(block.slot, block.start as usize);
+            let hit_percent = if has_context { self.config.hit_percent } else { 0 };
+            let mut digest = digest(self.before(block.slot, block.start as usize), block.anchor);
             for position in block.start..block.start + block.drafts {
-                fill(&mut self.draft_logits, token, position);
-                token = argmax(&self.draft_logits);
+                fill(&mut self.draft_logits, digest);
+                let token = argmax(&self.draft_logits);
+                digest = self::digest(digest, token);
                 let hit = hash(u64::from(token), u64::from(position), 99) % 100;
-                let miss = u32::from(hit >= self.config.hit_percent);
+                let miss = u32::from(hit >= hit_percent);
                 out.push((token + miss) % self.config.vocab as u32);
             }
         }

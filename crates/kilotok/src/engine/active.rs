@@ -2,10 +2,11 @@
 
 use std::time::Instant;
 
+use super::prefix::{Lease, Origin};
 use super::stats::Shared;
 use super::worker::Submission;
-use super::{FinishReason, Finished, ModelInfo, Receipt, Speculation, Token};
-use crate::backend::{Page, Progress, SequenceInit, TokenLogprobs};
+use super::{FinishReason, Finished, ModelInfo, Receipt, Request, Speculation, Token};
+use crate::backend::{Progress, SequenceInit, TokenLogprobs};
 use crate::dflash::{Acceptance, CostModel, choose_drafts};
 use crate::error::Result;
 
@@ -13,9 +14,25 @@ use crate::error::Result;
 /// got better is noticed.
 const EXPLORE_EVERY: usize = 32;
 
+/// Whether drafter context is kept.
+fn is_speculative(speculation: Speculation) -> bool {
+    !matches!(speculation, Speculation::Off | Speculation::Block(1))
+}
+
+/// Which sequences a request shares pages with.
+pub(super) fn origin(request: &Request, speculation: Speculation, info: &ModelInfo) -> Origin {
+    Origin {
+        salt: request.cache_salt.clone(),
+        context: info.max_drafts > 0 && is_speculative(speculation),
+        ..Origin::default()
+    }
+}
+
 pub(super) struct Active {
     submission: Box<Submission>,
-    pages: Vec<Page>,
+    lease: Lease,
+    /// Prompt and generated tokens.
+    tokens: Vec<u32>,
     speculation: Speculation,
     acceptance: Acceptance,
     prefilled: usize,
@@ -36,13 +53,19 @@ pub(super) struct Active {
 impl Active {
     pub(super) fn new(
         submission: Box<Submission>,
-        pages: Vec<Page>,
+        lease: Lease,
         speculation: Speculation,
         info: &ModelInfo,
     ) -> Self {
         let admitted = Instant::now();
+        let request = &submission.request;
+        let cached = lease.cached().map_or(0, |cached| cached.positions);
+        let room = request.prompt.len() + request.params.max_tokens as usize;
+        let mut tokens = Vec::with_capacity(room);
+        tokens.extend_from_slice(&request.prompt);
         let receipt = Receipt {
-            prompt_tokens: submission.request.prompt.len(),
+            prompt_tokens: request.prompt.len(),
+            cached_tokens: cached,
             queue_ms: (admitted - submission.submitted).as_secs_f64() * 1e3,
             accepted_histogram: vec![0; info.max_drafts + 1],
             seed: submission.seed,
@@ -50,10 +73,11 @@ impl Active {
         };
         Self {
             submission,
-            pages,
+            lease,
+            tokens,
             speculation,
             acceptance: Acceptance::new(info.max_drafts),
-            prefilled: 0,
+            prefilled: cached,
             to_feed: receipt.prompt_tokens,
             drafts: 0,
             admitted,
@@ -78,13 +102,19 @@ impl Active {
             params: request.params.clone(),
             seed: self.submission.seed,
             stop_tokens,
-            pages: self.pages.clone(),
-            speculative: !matches!(self.speculation, Speculation::Off | Speculation::Block(1)),
+            pages: self.lease.pages().to_vec(),
+            speculative: is_speculative(self.speculation),
+            cached: self.lease.cached(),
         }
     }
 
-    pub(super) fn pages(&self) -> &[Page] {
-        &self.pages
+    /// Its pages, and the tokens whose keys and values they hold or will hold.
+    pub(super) fn lease_and_tokens(&mut self) -> (&mut Lease, &[u32]) {
+        (&mut self.lease, &self.tokens)
+    }
+
+    pub(super) fn prompt_len(&self) -> usize {
+        self.submission.request.prompt.len()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -136,9 +166,10 @@ impl Active {
         };
     }
 
-    /// Counts one round.
-    pub(super) fn record(&mut self, progress: &Progress) {
+    /// Counts one round, which emitted `tokens`.
+    pub(super) fn record(&mut self, progress: &Progress, tokens: &[u32]) {
         let now = Instant::now();
+        self.tokens.extend_from_slice(tokens);
         self.receipt.tokens += progress.tokens.len();
         self.last_token = Some(now);
         if self.first_token.is_none() {

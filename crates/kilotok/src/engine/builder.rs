@@ -74,6 +74,12 @@ const DEFAULT_POSITIONS: usize = 8192;
 /// The GPU that models run on: the driver's first.
 const GPU: usize = 0;
 
+/// Bytes of saved states of the prefix cache where the caller does not say.
+const DEFAULT_PREFIX_CACHE: usize = 256 << 20;
+
+/// Saved states at most, per sequence at once: more would not be found again before they are old.
+const SNAPSHOTS_PER_SLOT: usize = 8;
+
 enum Source {
     Directory(PathBuf),
     Loaded(Arc<Model>),
@@ -91,6 +97,7 @@ pub struct EngineBuilder {
     max_batch: usize,
     max_positions: Option<usize>,
     kv_positions: Option<usize>,
+    prefix_cache: usize,
     config: EngineConfig,
 }
 
@@ -118,6 +125,7 @@ impl EngineBuilder {
             max_batch: 16,
             max_positions: None,
             kv_positions: None,
+            prefix_cache: DEFAULT_PREFIX_CACHE,
             config: EngineConfig::default(),
         }
     }
@@ -177,6 +185,17 @@ impl EngineBuilder {
         self
     }
 
+    /// Bytes for the prefix cache, 256 MiB by default; 0 turns it off.
+    ///
+    /// Prefixes stay in pages that no request needs ([`EngineBuilder::kv_positions`]); the bytes
+    /// are for what pages do not hold: the newest positions of sliding-window layers and of the
+    /// drafter, saved at points where later requests can begin. Changes no token. A GPU saves none
+    /// yet, so it has no prefix cache.
+    pub fn prefix_cache(mut self, bytes: usize) -> Self {
+        self.prefix_cache = bytes;
+        self
+    }
+
     /// Requests that may wait.
     pub fn queue_capacity(mut self, requests: usize) -> Self {
         self.config.queue_capacity = requests;
@@ -219,6 +238,20 @@ impl EngineBuilder {
         Ok(())
     }
 
+    /// States that the prefix cache may save, of `bytes` each.
+    fn snapshots(&self, bytes: usize, limits: Limits) -> usize {
+        if self.prefix_cache == 0 {
+            return 0;
+        }
+        // Where pages hold everything a sequence can begin behind any of them.
+        let Some(fit) = self.prefix_cache.checked_div(bytes) else { return limits.pages };
+        if fit == 0 {
+            let budget = self.prefix_cache;
+            tracing::warn!(bytes, budget, "the prefix cache is off: not one saved state fits");
+        }
+        fit.min(SNAPSHOTS_PER_SLOT * limits.slots).min(limits.pages)
+    }
+
     /// Loads and starts.
     ///
     /// # Errors
@@ -250,6 +283,7 @@ impl EngineBuilder {
             pages: kv_positions.div_ceil(PAGE_SIZE),
             page_size: PAGE_SIZE,
             max_positions,
+            snapshots: 0,
         };
         let info = ModelInfo {
             vocab: spec.vocab,
@@ -299,6 +333,8 @@ impl EngineBuilder {
         limits: Limits,
         choice: String,
     ) -> Result<(Box<dyn Backend>, BackendInfo)> {
+        let bytes = CpuExecutor::snapshot_bytes(&model.spec, limits);
+        let limits = Limits { snapshots: self.snapshots(bytes, limits), ..limits };
         let config = CpuConfig { threads: self.threads, simd: self.simd, limits };
         let executor = CpuExecutor::new(Arc::clone(model), config)?;
         let info = BackendInfo {

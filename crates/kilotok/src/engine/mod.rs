@@ -6,6 +6,7 @@ mod config;
 mod event;
 mod pages;
 mod plan;
+mod prefix;
 mod receipt;
 mod request;
 mod stats;

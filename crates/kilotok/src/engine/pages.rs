@@ -1,4 +1,4 @@
-//! The page budget of the full-attention cache.
+//! The free pages of the full-attention cache.
 
 use crate::backend::Page;
 
@@ -6,30 +6,32 @@ use crate::backend::Page;
 #[derive(Debug)]
 pub(super) struct PagePool {
     free: Vec<Page>,
-    page_size: usize,
     total: usize,
 }
 
 impl PagePool {
-    pub(super) fn new(pages: usize, page_size: usize) -> Self {
-        Self { free: (0..pages as Page).rev().collect(), page_size, total: pages }
+    pub(super) fn new(pages: usize) -> Self {
+        Self { free: (0..pages as Page).rev().collect(), total: pages }
     }
 
-    /// Pages for `positions`, or `None` where too few are free.
-    pub(super) fn take(&mut self, positions: usize) -> Option<Vec<Page>> {
-        let count = positions.div_ceil(self.page_size);
-        let rest = self.free.len().checked_sub(count)?;
-        Some(self.free.split_off(rest))
+    /// Appends `count` pages to `pages`; as many as there are, where too few are free.
+    pub(super) fn take(&mut self, count: usize, pages: &mut Vec<Page>) {
+        let rest = self.free.len().saturating_sub(count);
+        pages.extend(self.free.drain(rest..));
     }
 
-    /// Takes pages back.
-    pub(super) fn give(&mut self, pages: &[Page]) {
-        debug_assert!(pages.iter().all(|p| !self.free.contains(p)), "page given back twice");
-        self.free.extend_from_slice(pages);
+    /// Takes a page back.
+    pub(super) fn give(&mut self, page: Page) {
+        debug_assert!(!self.free.contains(&page), "page given back twice");
+        self.free.push(page);
     }
 
-    pub(super) fn used(&self) -> usize {
-        self.total - self.free.len()
+    pub(super) fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    pub(super) fn total(&self) -> usize {
+        self.total
     }
 }
 
@@ -41,22 +43,25 @@ mod tests {
     proptest! {
         /// Whatever is taken and given back: no page is out twice, none is lost.
         #[test]
-        fn pages_are_conserved(sizes in prop::collection::vec((1usize..200, any::<bool>()), 1..60)) {
-            let mut pool = PagePool::new(32, 16);
+        fn pages_are_conserved(counts in prop::collection::vec((0usize..12, any::<bool>()), 1..60)) {
+            let mut pool = PagePool::new(32);
             let mut out: Vec<Vec<u32>> = Vec::new();
-            for (positions, give) in sizes {
+            for (count, give) in counts {
                 if give && !out.is_empty() {
-                    let pages = out.swap_remove(positions % out.len());
-                    pool.give(&pages);
-                } else if let Some(pages) = pool.take(positions) {
-                    prop_assert_eq!(pages.len(), positions.div_ceil(16));
+                    for page in out.swap_remove(count % out.len()) {
+                        pool.give(page);
+                    }
+                } else if count <= pool.free() {
+                    let mut pages = Vec::new();
+                    pool.take(count, &mut pages);
+                    prop_assert_eq!(pages.len(), count);
                     out.push(pages);
                 }
                 let mut all: Vec<u32> = out.iter().flatten().copied().collect();
-                prop_assert_eq!(all.len(), pool.used());
+                prop_assert_eq!(all.len(), pool.total() - pool.free());
                 all.sort_unstable();
                 all.dedup();
-                prop_assert_eq!(all.len(), pool.used());
+                prop_assert_eq!(all.len(), pool.total() - pool.free());
             }
         }
     }

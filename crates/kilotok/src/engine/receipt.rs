@@ -5,6 +5,8 @@
 pub struct Receipt {
     /// Tokens of the prompt.
     pub prompt_tokens: usize,
+    /// Of them, tokens at the front that were in the prefix cache and were not fed again.
+    pub cached_tokens: usize,
     /// Milliseconds from submission to admission.
     pub queue_ms: f64,
     /// Milliseconds from admission to the first token.

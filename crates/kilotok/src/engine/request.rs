@@ -1,5 +1,7 @@
 //! One request.
 
+use std::sync::Arc;
+
 use super::Speculation;
 use crate::sample::SamplingParams;
 
@@ -12,6 +14,9 @@ pub struct Request {
     pub params: SamplingParams,
     /// Overrides the engine's setting.
     pub speculation: Option<Speculation>,
+    /// Keeps apart what equal prompts would share: a request finds prefixes of requests with the
+    /// same salt only, so that its time tells nothing about others.
+    pub cache_salt: Option<Arc<str>>,
 }
 
 impl Request {
@@ -31,6 +36,13 @@ impl Request {
     #[must_use]
     pub fn speculation(mut self, speculation: Speculation) -> Self {
         self.speculation = Some(speculation);
+        self
+    }
+
+    /// Shares prefixes with requests of the same salt only.
+    #[must_use]
+    pub fn cache_salt(mut self, salt: impl Into<Arc<str>>) -> Self {
+        self.cache_salt = Some(salt.into());
         self
     }
 }

@@ -16,8 +16,10 @@ pub struct Stats {
     pub waiting: usize,
     /// Slots in use, of [`Limits::slots`].
     pub slots_used: usize,
-    /// Pages in use.
+    /// Pages of running requests.
     pub pages_used: usize,
+    /// Pages that only the prefix cache holds, free for whoever needs them.
+    pub pages_cached: usize,
     /// Pages in all.
     pub pages_total: usize,
     /// Requests that finished.
@@ -26,6 +28,10 @@ pub struct Stats {
     pub cancelled: u64,
     /// Tokens generated.
     pub tokens: u64,
+    /// Prompt tokens that were looked up in the prefix cache.
+    pub prefix_queries: u64,
+    /// Of them, tokens that were found.
+    pub prefix_hits: u64,
     /// Rounds made.
     pub rounds: u64,
     /// Drafts verified.
@@ -48,10 +54,13 @@ pub(super) struct Shared {
     pub(super) running: AtomicUsize,
     pub(super) waiting: AtomicUsize,
     pub(super) pages_used: AtomicUsize,
+    pub(super) pages_cached: AtomicUsize,
     pages_total: usize,
     pub(super) finished: AtomicU64,
     pub(super) cancelled: AtomicU64,
     pub(super) tokens: AtomicU64,
+    pub(super) prefix_queries: AtomicU64,
+    pub(super) prefix_hits: AtomicU64,
     pub(super) rounds: AtomicU64,
     pub(super) drafted: AtomicU64,
     pub(super) accepted: AtomicU64,
@@ -68,10 +77,13 @@ impl Shared {
             running: AtomicUsize::new(0),
             waiting: AtomicUsize::new(0),
             pages_used: AtomicUsize::new(0),
+            pages_cached: AtomicUsize::new(0),
             pages_total: limits.pages,
             finished: AtomicU64::new(0),
             cancelled: AtomicU64::new(0),
             tokens: AtomicU64::new(0),
+            prefix_queries: AtomicU64::new(0),
+            prefix_hits: AtomicU64::new(0),
             rounds: AtomicU64::new(0),
             drafted: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
@@ -112,10 +124,13 @@ impl Shared {
             waiting: gauge(&self.waiting),
             slots_used: gauge(&self.running),
             pages_used: gauge(&self.pages_used),
+            pages_cached: gauge(&self.pages_cached),
             pages_total: self.pages_total,
             finished: count(&self.finished),
             cancelled: count(&self.cancelled),
             tokens: count(&self.tokens),
+            prefix_queries: count(&self.prefix_queries),
+            prefix_hits: count(&self.prefix_hits),
             rounds: count(&self.rounds),
             drafted: count(&self.drafted),
             accepted: count(&self.accepted),

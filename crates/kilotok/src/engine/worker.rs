@@ -8,9 +8,9 @@ use std::time::Instant;
 
 use crossbeam_channel::Receiver;
 
-use super::active::Active;
-use super::pages::PagePool;
+use super::active::{Active, origin};
 use super::plan::{Want, plan_round};
+use super::prefix::PrefixCache;
 use super::stats::Shared;
 use super::stream::Mailbox;
 use super::update::Update;
@@ -58,7 +58,7 @@ pub(super) struct Worker {
     config: EngineConfig,
     shared: Arc<Shared>,
     limits: Limits,
-    pages: PagePool,
+    prefixes: PrefixCache,
     waiting: VecDeque<Box<Submission>>,
     slots: Vec<Option<Active>>,
     /// Slots in order of arrival.
@@ -80,7 +80,7 @@ impl Worker {
     ) -> Self {
         let limits = backend.limits();
         Self {
-            pages: PagePool::new(limits.pages, limits.page_size),
+            prefixes: PrefixCache::new(limits),
             slots: (0..limits.slots).map(|_| None).collect(),
             order: Vec::with_capacity(limits.slots),
             cost: CostModel::new(limits.max_rows),
@@ -125,6 +125,7 @@ impl Worker {
         self.shared.running.store(0, Ordering::Relaxed);
         self.shared.waiting.store(0, Ordering::Relaxed);
         self.shared.pages_used.store(0, Ordering::Relaxed);
+        self.shared.pages_cached.store(0, Ordering::Relaxed);
     }
 
     fn serve(&mut self, commands: &Receiver<Command>) -> Result<()> {
@@ -165,6 +166,7 @@ impl Worker {
     /// Puts other weights in place, between two rounds.
     fn update(&mut self, model: Arc<Model>, keep_kv: bool) -> Result<()> {
         self.backend.update(model, keep_kv)?;
+        self.prefixes.forget();
         if !keep_kv {
             self.slots.iter_mut().flatten().for_each(Active::restart);
         }
@@ -213,10 +215,20 @@ impl Worker {
             let Some(slot) = self.slots.iter().position(Option::is_none) else { break };
             let request = &next.request;
             let positions = request.prompt.len() + request.params.max_tokens as usize - 1;
-            let Some(pages) = self.pages.take(positions) else { break };
+            let speculation = request.speculation.unwrap_or(self.config.speculation);
+            let origin = origin(request, speculation, &self.info);
+            // Scores of prompt tokens come from feeding all of them.
+            let share = request.params.prompt_logprobs.is_none();
+            let lease = self.prefixes.admit(&request.prompt, positions, origin, share);
+            let Some(lease) = lease else { break };
             let Some(submission) = self.waiting.pop_front() else { break };
-            let speculation = submission.request.speculation.unwrap_or(self.config.speculation);
-            let active = Active::new(submission, pages, speculation, &self.info);
+            if share {
+                let hits = lease.cached().map_or(0, |cached| cached.positions) as u64;
+                let queries = submission.request.prompt.len() as u64;
+                self.shared.prefix_queries.fetch_add(queries, Ordering::Relaxed);
+                self.shared.prefix_hits.fetch_add(hits, Ordering::Relaxed);
+            }
+            let active = Active::new(submission, lease, speculation, &self.info);
             let slot = slot as Slot;
             let opened = self.backend.open(slot, active.sequence(&self.info));
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -231,18 +243,46 @@ impl Worker {
                 }
             }
         }
-        self.shared.pages_used.store(self.pages.used(), Ordering::Relaxed);
+        self.count_pages();
     }
 
-    /// Frees a slot and its pages.
+    /// Frees a slot and its pages; what they hold stays for others to begin with.
     fn release(&mut self, slot: Slot) -> Option<Active> {
+        let mut active = self.slots[slot as usize].take()?;
+        let point = self.prefixes.last_point(self.backend.kept(slot));
+        if point > 0 {
+            self.publish(slot, &mut active, point);
+        }
         self.backend.close(slot);
         self.order.retain(|s| *s != slot);
-        let active = self.slots[slot as usize].take()?;
-        self.pages.give(active.pages());
+        self.prefixes.release(active.lease_and_tokens().0);
         self.shared.running.fetch_sub(1, Ordering::Relaxed);
-        self.shared.pages_used.store(self.pages.used(), Ordering::Relaxed);
+        self.count_pages();
         Some(active)
+    }
+
+    /// Lets others begin behind the first `positions` tokens of a sequence.
+    fn publish(&mut self, slot: Slot, active: &mut Active, positions: usize) {
+        let (lease, tokens) = active.lease_and_tokens();
+        if let Some(snapshot) = self.prefixes.publish(lease, tokens, positions) {
+            self.backend.save_state(slot, positions, snapshot);
+        }
+    }
+
+    /// Publishes what a prompt that was fed from `start` on has reached.
+    fn publish_prompt(&mut self, slot: Slot, start: usize) {
+        let Some(mut active) = self.slots[slot as usize].take() else { return };
+        let (kept, len) = (self.backend.kept(slot), active.prompt_len());
+        let points = self.prefixes.points(active.lease_and_tokens().0, len, start, kept);
+        for point in points {
+            self.publish(slot, &mut active, point);
+        }
+        self.slots[slot as usize] = Some(active);
+    }
+
+    fn count_pages(&self) {
+        self.shared.pages_used.store(self.prefixes.used(), Ordering::Relaxed);
+        self.shared.pages_cached.store(self.prefixes.cached(), Ordering::Relaxed);
     }
 
     fn round(&mut self) -> Result<()> {
@@ -264,6 +304,11 @@ impl Worker {
         self.backend.run(&self.plan, rounds, &mut self.report)?;
         self.count();
         self.deliver();
+        for i in 0..self.plan.len() {
+            if let Work::Prefill { slot, start, .. } = self.plan[i] {
+                self.publish_prompt(slot, start);
+            }
+        }
         self.learn(started.elapsed().as_secs_f64());
         Ok(())
     }
@@ -331,19 +376,19 @@ impl Worker {
         for i in 0..self.report.progress.len() {
             let progress: Progress = self.report.progress[i].clone();
             let slot = progress.slot;
+            if let Some(active) = &mut self.slots[slot as usize] {
+                active.record(&progress, &self.report.tokens[progress.tokens.clone()]);
+            }
             if let Some(end) = progress.end {
                 let reason = match end {
                     End::StopToken => FinishReason::Stop,
                     End::Length => FinishReason::Length,
                 };
                 self.shared.finished.fetch_add(1, Ordering::Relaxed);
-                let Some(mut active) = self.release(slot) else { continue };
-                active.record(&progress);
+                let Some(active) = self.release(slot) else { continue };
                 active.finish(self.tokens(&progress), reason, plain, &self.shared);
-            } else if let Some(mut active) = self.slots[slot as usize].take() {
-                active.record(&progress);
+            } else if let Some(active) = &self.slots[slot as usize] {
                 active.deliver(self.tokens(&progress));
-                self.slots[slot as usize] = Some(active);
             }
         }
     }

@@ -6,3 +6,4 @@ mod limits;
 mod models;
 mod naive;
 mod oracle;
+mod prefix;

@@ -11,7 +11,7 @@ use kilotok::{
 };
 
 pub(crate) const LIMITS: Limits =
-    Limits { max_rows: 24, slots: 4, pages: 40, page_size: 8, max_positions: 80 };
+    Limits { max_rows: 24, slots: 4, pages: 40, page_size: 8, max_positions: 80, snapshots: 0 };
 
 /// A model with full and sliding layers, dense and routed feed-forwards and a drafter.
 ///

@@ -140,10 +140,12 @@ impl Reply {
 
     fn usage(&self, completions: &[Completion]) -> Value {
         let usage = receipt::usage(self.prompt_tokens, 0, completions);
+        // Here, unlike elsewhere, the two are apart.
+        let cached = usage["prompt_tokens_details"]["cached_tokens"].as_u64().unwrap_or(0);
         json!({
-            "input_tokens": self.prompt_tokens,
+            "input_tokens": (self.prompt_tokens as u64).saturating_sub(cached),
             "cache_creation_input_tokens": 0,
-            "cache_read_input_tokens": 0,
+            "cache_read_input_tokens": cached,
             "output_tokens": usage["completion_tokens"],
             "receipts": usage["receipts"],
         })

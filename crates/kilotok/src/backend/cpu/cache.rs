@@ -42,10 +42,16 @@ pub(super) struct CacheShape {
     pub(super) blocks: usize,
     /// Positions of a page or of a ring.
     pub(super) positions: usize,
-    pub(super) ring: bool,
+    /// Positions that a row sees, its own included, where the cache is a ring; `None`: pages.
+    pub(super) window: Option<usize>,
 }
 
 impl CacheShape {
+    /// Positions that pages do not hold and that a row sees before its own.
+    pub(super) fn history(&self) -> usize {
+        self.window.map_or(0, |window| window.saturating_sub(1))
+    }
+
     /// Bytes of keys and values, or `None` where the number overflows.
     pub(super) fn num_bytes(&self) -> Option<usize> {
         self.blocks
@@ -64,10 +70,9 @@ impl Cache {
             kv_heads: shape.kv_heads,
             qk_dim: shape.qk_dim,
             v_dim: shape.v_dim,
-            kind: if shape.ring {
-                Kind::Ring { len: shape.positions }
-            } else {
-                Kind::Paged { page_size: shape.positions }
+            kind: match shape.window {
+                Some(_) => Kind::Ring { len: shape.positions },
+                None => Kind::Paged { page_size: shape.positions },
             },
         }
     }
@@ -102,6 +107,12 @@ impl Cache {
         let (row, _) = self.rows_at(slot, pages, head, position);
         self.keys[row * padded(self.qk_dim)..][..self.qk_dim].copy_from_slice(key);
         self.values[row * padded(self.v_dim)..][..self.v_dim].copy_from_slice(value);
+    }
+
+    /// Overwrites whole rows from row `row` on, padding included.
+    pub(super) fn write_rows(&mut self, row: usize, keys: &[f32], values: &[f32]) {
+        self.keys[row * padded(self.qk_dim)..][..keys.len()].copy_from_slice(keys);
+        self.values[row * padded(self.v_dim)..][..values.len()].copy_from_slice(values);
     }
 
     /// The keys from row `row` on.

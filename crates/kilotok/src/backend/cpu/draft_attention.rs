@@ -6,6 +6,7 @@ use super::super::DraftBlock;
 use super::attention::{self, AttendScratch, BlockKeys, Heads, Keys, QueryRow};
 use super::cache::{Cache, padded};
 use super::draft_qkv::Layout;
+use super::pages::PageTables;
 use super::workers::Compute;
 use crate::spec::DrafterSpec;
 
@@ -86,7 +87,7 @@ pub(super) fn run(
     (spec, layer): (&DrafterSpec, usize),
     sinks: Option<&[f32]>,
     blocks: &[DraftBlock],
-    cache: &Cache,
+    (cache, pages): (&Cache, &PageTables),
     buffers: Buffers,
 ) {
     let Buffers { qkv, block, scratch, places, offsets, out } = buffers;
@@ -107,7 +108,7 @@ pub(super) fn run(
             rows,
         };
         QueryRow {
-            keys: Keys { cache, slot: this.slot, pages: &[], block: Some(keys) },
+            keys: Keys { cache, slot: this.slot, pages: pages.of(this.slot), block: Some(keys) },
             visible: visible(this, row, spec.windows[layer], spec.causal[layer]),
         }
     };

@@ -4,6 +4,7 @@ use super::super::Row;
 use super::cache::Cache;
 use super::draft_qkv::{finish, project};
 use super::linear::Packed;
+use super::pages::PageTables;
 use super::rope::RopeTable;
 use super::workers::Compute;
 use crate::model::DraftLayerWeights;
@@ -26,7 +27,7 @@ pub(super) fn run(
     (spec, layer): (&DrafterSpec, &DraftLayerWeights),
     buffers: Buffers,
     (rows, identity): (&[Row], &[u32]),
-    cache: &mut Cache,
+    (cache, pages): (&mut Cache, &PageTables),
 ) {
     let (dim, half) = (spec.head_dim, spec.kv_heads * spec.head_dim);
     let width = 2 * half;
@@ -35,11 +36,12 @@ pub(super) fn run(
     project(compute, matrices, (0, width), packed, context, identity, kv);
     finish(compute, (spec, layer), (rows.len(), width), 0, half, kv);
     for (i, (row, kv)) in rows.iter().zip(kv.chunks_exact_mut(width)).enumerate() {
+        let pages = pages.of(row.slot);
         let (keys, values) = kv.split_at_mut(half);
         let heads = keys.chunks_exact_mut(dim).zip(values.chunks_exact(dim));
         for (head, (key, value)) in heads.enumerate() {
             rope.rotate(i, key);
-            cache.write((row.slot, &[]), head, row.position as usize, key, value);
+            cache.write((row.slot, pages), head, row.position as usize, key, value);
         }
     }
 }

@@ -6,9 +6,10 @@ mod target;
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot};
+use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot, Snapshot};
 use super::cache::{Cache, CacheShape};
 use super::pages::PageTables;
+use super::saved::{self, Saved};
 use super::scratch::{Extents, Scratch};
 use super::simd::Simd;
 use super::workers::{Compute, Workers};
@@ -41,6 +42,8 @@ pub struct CpuExecutor {
     caches: Vec<Cache>,
     draft_caches: Vec<Cache>,
     draft_offsets: Vec<usize>,
+    /// Snapshots of `caches`, then of `draft_caches`.
+    saved: Vec<Saved>,
     pages: PageTables,
     /// Rows of the last `verify`.
     rows: Vec<Row>,
@@ -58,27 +61,24 @@ impl std::fmt::Debug for CpuExecutor {
 
 /// Caches of the target's layers and of the drafter's.
 fn cache_shapes(spec: &ModelSpec, limits: Limits) -> (Vec<CacheShape>, Vec<CacheShape>) {
+    // A point to be saved lies up to a page behind the newest round's first row.
+    let rows = limits.max_rows + if limits.snapshots > 0 { limits.page_size } else { 0 };
+    let shape = |(kv_heads, qk_dim, v_dim), window: Option<usize>, rows| {
+        // No sequence is longer, so no more can be seen.
+        let window = window.map(|w| w.min(limits.max_positions));
+        let (blocks, positions) = match window {
+            None => (limits.pages, limits.page_size),
+            Some(w) => (limits.slots, attention_swa::ring_len(w, rows)),
+        };
+        CacheShape { kv_heads, qk_dim, v_dim, blocks, positions, window }
+    };
     let target = spec.layers.iter().map(|layer| {
         let a = &layer.attention;
-        let (blocks, positions, ring) = match a.window {
-            None => (limits.pages, limits.page_size, false),
-            Some(w) => (limits.slots, attention_swa::ring_len(w, limits.max_rows), true),
-        };
-        let (kv_heads, qk_dim, v_dim) = (a.kv_heads, a.qk_dim, a.v_dim);
-        CacheShape { kv_heads, qk_dim, v_dim, blocks, positions, ring }
+        shape((a.kv_heads, a.qk_dim, a.v_dim), a.window, rows)
     });
     let draft = spec.drafter.iter().flat_map(|d| {
-        d.windows.iter().map(move |window| CacheShape {
-            kv_heads: d.kv_heads,
-            qk_dim: d.head_dim,
-            v_dim: d.head_dim,
-            blocks: limits.slots,
-            positions: match window {
-                None => limits.max_positions,
-                Some(w) => attention_swa::ring_len(*w, limits.max_rows + d.block_size),
-            },
-            ring: true,
-        })
+        let heads = (d.kv_heads, d.head_dim, d.head_dim);
+        d.windows.iter().map(move |window| shape(heads, *window, rows + d.block_size))
     });
     (target.collect(), draft.collect())
 }
@@ -117,9 +117,12 @@ impl CpuExecutor {
         let extents = Extents::of(spec, limits);
         let (target, draft) = cache_shapes(spec, limits);
         let needed = target.iter().chain(&draft).map(CacheShape::num_bytes);
-        check_memory(
-            needed.chain([extents.num_bytes()]).try_fold(0usize, |a, b| a.checked_add(b?)),
-        )?;
+        let snapshots = target.iter().chain(&draft).map(|shape| {
+            saved::num_bytes(shape).and_then(|bytes| bytes.checked_mul(limits.snapshots))
+        });
+        let buffers = [extents.num_bytes(), PageTables::bytes_for(limits)];
+        let needed = needed.chain(snapshots).chain(buffers);
+        check_memory(needed.into_iter().try_fold(0usize, |a, b| a.checked_add(b?)))?;
         let threads = threads
             .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from))
             .max(1);
@@ -133,6 +136,11 @@ impl CpuExecutor {
             scratch: Scratch::new(spec, extents, threads, kernels),
             compute: Compute { kernels, workers },
             head_maps: spec.layers.iter().map(|l| l.attention.head_map()).collect(),
+            saved: target
+                .iter()
+                .chain(&draft)
+                .map(|shape| Saved::new(shape, limits.snapshots))
+                .collect(),
             caches: target.into_iter().map(Cache::new).collect(),
             draft_caches: draft.into_iter().map(Cache::new).collect(),
             draft_offsets: (0..draft_heads.0).map(|h| h * draft_heads.1).collect(),
@@ -140,6 +148,17 @@ impl CpuExecutor {
             rows: Vec::with_capacity(limits.max_rows),
             model,
         })
+    }
+
+    /// Bytes of one snapshot of a sequence of this model ([`Limits::snapshots`]); 0 where pages
+    /// hold everything.
+    pub fn snapshot_bytes(spec: &ModelSpec, limits: Limits) -> usize {
+        let (target, draft) = cache_shapes(spec, limits);
+        target
+            .iter()
+            .chain(&draft)
+            .map(|shape| saved::num_bytes(shape).unwrap_or(usize::MAX))
+            .fold(0, usize::saturating_add)
     }
 
     /// The SIMD path in use.
@@ -157,6 +176,7 @@ impl CpuExecutor {
         vec![
             ("kv cache", self.caches.iter().map(Cache::num_bytes).sum()),
             ("drafter cache", self.draft_caches.iter().map(Cache::num_bytes).sum()),
+            ("prefix snapshots", self.saved.iter().map(Saved::num_bytes).sum()),
             ("page tables", self.pages.num_bytes()),
             ("buffers", self.scratch.num_bytes()),
         ]
@@ -207,6 +227,22 @@ impl Executor for CpuExecutor {
         }
         self.model = model;
         Ok(())
+    }
+
+    /// Saves the rings of a slot, of the target's layers and of the drafter's.
+    fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        let caches = self.caches.iter().chain(&self.draft_caches);
+        for (cache, saved) in caches.zip(&mut self.saved) {
+            saved.save(cache, slot, positions, snapshot);
+        }
+    }
+
+    /// Fills the rings of a slot.
+    fn restore_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        let caches = self.caches.iter_mut().chain(&mut self.draft_caches);
+        for (cache, saved) in caches.zip(&self.saved) {
+            saved.restore(cache, slot, positions, snapshot);
+        }
     }
 
     /// The target forward up to the logits. Rows of one slot are consecutive and ascend in
@@ -281,7 +317,7 @@ impl Executor for CpuExecutor {
                             (spec, layer),
                             buffers,
                             (rows, identity),
-                            cache,
+                            (cache, &self.pages),
                         );
                     }
                 }

@@ -32,6 +32,7 @@ mod qkv;
 mod rms_norm;
 mod rope;
 mod router;
+mod saved;
 mod scratch;
 mod simd;
 mod swiglu;

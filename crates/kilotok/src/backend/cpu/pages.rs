@@ -17,6 +17,11 @@ impl PageTables {
         Self { pages: vec![0; limits.slots * per_slot], lens: vec![0; limits.slots], per_slot }
     }
 
+    /// Bytes the tables will take, or `None` where the number overflows.
+    pub(super) fn bytes_for(limits: Limits) -> Option<usize> {
+        limits.max_positions.div_ceil(limits.page_size).checked_mul(limits.slots)?.checked_mul(4)
+    }
+
     /// Replaces a slot's table; pages beyond the largest sequence are left out.
     pub(super) fn set(&mut self, slot: Slot, pages: &[Page]) {
         let len = pages.len().min(self.per_slot);

@@ -14,8 +14,14 @@ use crate::model::Model;
 use crate::testing::{Formats, Stored, hollow_model};
 use crate::weights;
 
-const LIMITS: Limits =
-    Limits { max_rows: 64, slots: 8, pages: 1024, page_size: 16, max_positions: 4096 };
+const LIMITS: Limits = Limits {
+    max_rows: 64,
+    slots: 8,
+    pages: 1024,
+    page_size: 16,
+    max_positions: 4096,
+    snapshots: 0,
+};
 const BLOCKS: u32 = 132;
 
 fn lowered(model: &Model) -> Lowered<'_> {

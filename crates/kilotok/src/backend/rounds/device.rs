@@ -136,6 +136,10 @@ impl<E: Executor> Rounds<E> {
             return Err(disagree(format!("it ended {host:?} here and {device:?} there")));
         }
         sequence.advance(tokens.len());
+        // As on the host, the context of a sequence that ended is not counted on.
+        if round.end.is_none() {
+            sequence.context_kept();
+        }
         report.tokens.extend_from_slice(tokens);
         report.progress.push(Progress {
             slot,

@@ -47,7 +47,11 @@ impl SimExecutor {
         };
         let mut logits = vec![0.0; self.config.vocab];
         loop {
-            fill(&mut logits, run.anchor, run.position);
+            let seen = self.write(run.slot, run.position as usize, run.anchor);
+            if run.keeps_context {
+                self.keep_context(run.slot, run.position as usize);
+            }
+            fill(&mut logits, seen);
             let token = choose(&logits, run);
             round.tokens[round.emitted] = token;
             round.emitted += 1;

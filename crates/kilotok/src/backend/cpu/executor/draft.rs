@@ -85,7 +85,8 @@ impl CpuExecutor {
                     offsets: &self.draft_offsets,
                     out: &mut s.attention,
                 };
-                let (sinks, cache) = (layer.sinks.as_deref(), &self.draft_caches[op.layer]);
+                let sinks = layer.sinks.as_deref();
+                let cache = (&self.draft_caches[op.layer], &self.pages);
                 draft_attention::run(compute, (spec, op.layer), sinks, blocks, cache, buffers);
             }
             OpKind::DraftOProj => {
