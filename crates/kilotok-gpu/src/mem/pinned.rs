@@ -56,6 +56,18 @@ impl<T: DeviceCopy> PinnedBuffer<T> {
     }
 }
 
+impl<T: DeviceCopy> AsRef<[T]> for PinnedBuffer<T> {
+    fn as_ref(&self) -> &[T] {
+        self.as_slice()
+    }
+}
+
+impl<T: DeviceCopy> AsMut<[T]> for PinnedBuffer<T> {
+    fn as_mut(&mut self) -> &mut [T] {
+        self.as_mut_slice()
+    }
+}
+
 // SAFETY: the memory is owned by the buffer and has no thread of its own.
 unsafe impl<T: DeviceCopy + Send> Send for PinnedBuffer<T> {}
 // SAFETY: shared access only reads.

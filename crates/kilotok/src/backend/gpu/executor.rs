@@ -6,12 +6,12 @@ use std::ops::Range;
 
 use kilotok_gpu::GpuError;
 use kilotok_gpu::machine::{Machine, Mode};
-use kilotok_gpu::mem::PinnedBuffer;
 use kilotok_kernels::abi::program as abi;
 
+use super::device::Device;
 use super::errors::{loading, running};
 use super::load;
-use super::lower::{Buffers, Rows, Stretch, Stretches};
+use super::lower::{Buffers, Lowered, Rows, Stretch, Stretches};
 use crate::backend::cpu::check;
 use crate::backend::{DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot};
 use crate::error::{Error, Result};
@@ -34,8 +34,8 @@ pub struct GpuConfig {
 
 /// Runs a program's ops on a GPU. Knows rows, slots and pages, not requests.
 #[derive(Debug)]
-pub struct GpuExecutor {
-    machine: Machine,
+pub struct GpuExecutor<D: Device = Machine> {
+    machine: D,
     limits: Limits,
     stretches: Stretches,
     buffers: Buffers,
@@ -52,7 +52,7 @@ pub struct GpuExecutor {
     /// Whether those rows are drafter context.
     is_committed: bool,
     /// `[max_rows][stride]`, page-locked.
-    logits: PinnedBuffer<f32>,
+    logits: D::Rows,
     /// Best choices of every block in the last draft.
     choices: Vec<abi::Choice>,
     /// Taps of the last `verify`, where they are kept.
@@ -76,31 +76,9 @@ impl GpuExecutor {
         check::limits(limits)?;
         check::model(model)?;
         let (lowered, machine) = load::load(model, config, progress)?;
-        let spec = &model.spec;
         let usage = machine.pool().usage();
         let memory = load::PURPOSES.into_iter().zip(usage.map(|(_, bytes)| bytes as usize));
-        let stride = lowered.buffers.logits.stride as usize;
-        let context = machine.pool().context();
-        let logits = PinnedBuffer::new(context, limits.max_rows * stride).map_err(loading)?;
-        let choices = lowered.blocks as usize * abi::ROWS;
-        Ok(Self {
-            draft_share: lowered.draft_share(),
-            memory: memory.collect(),
-            machine,
-            limits,
-            stretches: lowered.stretches,
-            buffers: lowered.buffers,
-            pass_rows: lowered.pass_rows,
-            block_rows: lowered.block_rows,
-            vocab: spec.vocab,
-            taps_width: spec.drafter.as_ref().map_or(0, |d| d.taps.len() * spec.hidden),
-            rows: Vec::with_capacity(limits.max_rows),
-            is_committed: true,
-            logits,
-            choices: vec![abi::Choice::default(); choices],
-            taps: None,
-            failure: None,
-        })
+        Self::with_device(model, limits, lowered, machine, memory.collect()).map_err(loading)
     }
 
     /// How ops are run.
@@ -111,6 +89,47 @@ impl GpuExecutor {
     /// The GPU's name.
     pub fn device_name(&self) -> &str {
         &self.machine.pool().context().device().name
+    }
+
+    /// Takes the resident kernel off the device until the next command.
+    ///
+    /// # Errors
+    /// [`Error::EngineDead`] where the device failed.
+    pub fn park(&mut self) -> Result<()> {
+        self.machine.park().map_err(|error| running(&error))
+    }
+}
+
+impl<D: Device> GpuExecutor<D> {
+    /// An executor over a device that has everything of `lowered` in its memory.
+    pub(super) fn with_device(
+        model: &Model,
+        limits: Limits,
+        lowered: Lowered<'_>,
+        machine: D,
+        memory: Vec<(&'static str, usize)>,
+    ) -> Result<Self, GpuError> {
+        let spec = &model.spec;
+        let stride = lowered.buffers.logits.stride as usize;
+        let choices = lowered.blocks as usize * abi::ROWS;
+        Ok(Self {
+            draft_share: lowered.draft_share(),
+            memory,
+            limits,
+            stretches: lowered.stretches,
+            buffers: lowered.buffers,
+            pass_rows: lowered.pass_rows,
+            block_rows: lowered.block_rows,
+            vocab: spec.vocab,
+            taps_width: spec.drafter.as_ref().map_or(0, |d| d.taps.len() * spec.hidden),
+            rows: Vec::with_capacity(limits.max_rows),
+            is_committed: true,
+            logits: machine.rows(limits.max_rows * stride)?,
+            machine,
+            choices: vec![abi::Choice::default(); choices],
+            taps: None,
+            failure: None,
+        })
     }
 
     /// Bytes held on the GPU, by purpose.
@@ -137,19 +156,8 @@ impl GpuExecutor {
         let mut logits = vec![0.0; self.vocab];
         let Rows { address, stride } = self.buffers.logits;
         let at = address + (index as u64 + 1) * u64::from(stride) * 4;
-        self.machine
-            .pool()
-            .read(self.machine.copies(), at, &mut logits)
-            .map_err(|error| running(&error))?;
+        self.machine.read(at, &mut logits).map_err(|error| running(&error))?;
         Ok(logits)
-    }
-
-    /// Takes the resident kernel off the device until the next command.
-    ///
-    /// # Errors
-    /// [`Error::EngineDead`] where the device failed.
-    pub fn park(&mut self) -> Result<()> {
-        self.machine.park().map_err(|error| running(&error))
     }
 
     /// Remembers the first failure; everything after it does nothing.
@@ -185,7 +193,6 @@ impl GpuExecutor {
         let skip = if wants_logits { 0 } else { abi::FLAG_LOGITS };
         let command = abi::Command { pass: Self::pass(rows), ..Self::command(stretch, skip) };
         self.machine.run(&command)?;
-        let (pool, copies) = (self.machine.pool(), self.machine.copies());
         let Rows { address, stride } = self.buffers.logits;
         let stride = stride as usize;
         let mut row = 0;
@@ -194,14 +201,14 @@ impl GpuExecutor {
             if wanted > 0 {
                 let to = (first + row) * stride..(first + row + wanted) * stride;
                 let from = address + (row * stride * 4) as u64;
-                pool.read(copies, from, &mut self.logits.as_mut_slice()[to])?;
+                self.machine.read(from, &mut self.logits.as_mut()[to])?;
             }
             row += wanted + 1;
         }
         if let Some(taps) = &mut self.taps {
             let Rows { address, stride } = self.buffers.taps;
             let mut bits = vec![0u16; count * stride as usize];
-            pool.read(copies, address, &mut bits)?;
+            self.machine.read_bf16(address, &mut bits)?;
             for row in bits.chunks_exact(stride.max(1) as usize) {
                 taps.extend(row[..self.taps_width].iter().map(|bits| bf16::decode(*bits)));
             }
@@ -229,8 +236,7 @@ impl GpuExecutor {
         }
         let command = Self::command(self.stretches.draft.clone(), 0);
         self.machine.run(&abi::Command { pass: Self::pass(&rows[..count]), ..command })?;
-        let (pool, copies) = (self.machine.pool(), self.machine.copies());
-        pool.read(copies, self.buffers.draft_best, &mut self.choices)?;
+        self.machine.read_choices(self.buffers.draft_best, &mut self.choices)?;
         out.extend((1..count).map(|row| best(self.choices.iter().skip(row).step_by(abi::ROWS))));
         Ok(())
     }
@@ -247,7 +253,7 @@ fn best<'a>(choices: impl Iterator<Item = &'a abi::Choice>) -> u32 {
     if best.token == u32::MAX { 0 } else { best.token }
 }
 
-impl Executor for GpuExecutor {
+impl<D: Device> Executor for GpuExecutor<D> {
     fn limits(&self) -> Limits {
         self.limits
     }
@@ -266,7 +272,7 @@ impl Executor for GpuExecutor {
         let most = self.buffers.max_pages as usize;
         let pages = &pages[..pages.len().min(most)];
         let at = self.buffers.page_table + u64::from(slot) * most as u64 * 4;
-        self.attempt(|this| this.machine.pool().write(this.machine.copies(), at, pages));
+        self.attempt(|this| this.machine.write(at, pages));
     }
 
     fn verify(&mut self, rows: &[Row]) {
@@ -290,7 +296,7 @@ impl Executor for GpuExecutor {
 
     fn logits(&self, row: usize) -> &[f32] {
         let stride = self.buffers.logits.stride as usize;
-        &self.logits.as_slice()[row * stride..][..self.vocab]
+        &self.logits.as_ref()[row * stride..][..self.vocab]
     }
 
     fn commit(&mut self, rows: Range<usize>) {

@@ -105,7 +105,12 @@ fn smallest_piece(content: &Content<'_>) -> usize {
 }
 
 /// Writes what follows byte `start` of some content into `piece`; how many bytes.
-fn fill(content: &Content<'_>, start: usize, piece: &mut [u8], threads: usize) -> Result<usize> {
+pub(super) fn fill(
+    content: &Content<'_>,
+    start: usize,
+    piece: &mut [u8],
+    threads: usize,
+) -> Result<usize> {
     /// Copies the rest of `bytes`, as far as it fits.
     fn rest(mut bytes: impl ExactSizeIterator<Item = [u8; 4]>, piece: &mut [u8]) -> usize {
         let mut written = 0;

@@ -5,6 +5,7 @@
 //! the weights there; the executor runs passes of at most eight rows, and whole rounds on the device.
 
 mod arena;
+mod device;
 mod errors;
 mod executor;
 mod load;
@@ -13,7 +14,10 @@ mod validate;
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod vm;
 
+pub use device::Device;
 pub use executor::{GpuConfig, GpuExecutor};
 pub use kilotok_gpu::machine::Mode;
 

@@ -14,6 +14,8 @@ use crate::model::Model;
 use crate::testing::{Formats, Stored, hollow_model};
 use crate::weights;
 
+mod records;
+
 const LIMITS: Limits = Limits {
     max_rows: 64,
     slots: 8,

@@ -3,10 +3,11 @@
 use kilotok_gpu::GpuError;
 use kilotok_kernels::abi::program as abi;
 
+use super::super::device::Device;
 use super::GpuExecutor;
 use crate::backend::{DecodeRun, DecodedRound, End};
 
-impl GpuExecutor {
+impl<D: Device> GpuExecutor<D> {
     /// Up to `max_rounds` rounds; fewer where a run ends.
     pub(super) fn decode_rounds(
         &mut self,
@@ -38,18 +39,20 @@ impl GpuExecutor {
             };
         }
         self.machine.run(&command)?;
-        out.extend(self.machine.rounds().map(|round| DecodedRound {
-            run: round.run as usize,
-            drafted: round.drafted as usize,
-            accepted: round.accepted as usize,
-            emitted: (round.emitted as usize).min(abi::ROWS),
-            tokens: round.tokens,
-            end: match round.ended {
-                0 => None,
-                1 => Some(End::StopToken),
-                _ => Some(End::Length),
-            },
-        }));
+        self.machine.rounds(&mut |round| {
+            out.push(DecodedRound {
+                run: round.run as usize,
+                drafted: round.drafted as usize,
+                accepted: round.accepted as usize,
+                emitted: (round.emitted as usize).min(abi::ROWS),
+                tokens: round.tokens,
+                end: match round.ended {
+                    0 => None,
+                    1 => Some(End::StopToken),
+                    _ => Some(End::Length),
+                },
+            });
+        });
         // Nothing of what a host pass left behind stands any more.
         self.is_committed = true;
         Ok(())

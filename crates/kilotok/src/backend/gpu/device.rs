@@ -1,0 +1,83 @@
+//! What runs op records: a machine on a GPU, or a stand-in.
+
+use kilotok_gpu::GpuError;
+use kilotok_gpu::machine::Machine;
+use kilotok_gpu::mem::PinnedBuffer;
+use kilotok_kernels::abi::program as abi;
+
+/// Runs commands on memory that the host reads and writes in between.
+pub trait Device: Send {
+    /// Host memory for logits.
+    type Rows: AsRef<[f32]> + AsMut<[f32]> + Send + std::fmt::Debug;
+
+    /// Host memory for `len` values.
+    ///
+    /// # Errors
+    /// [`GpuError::OutOfMemory`], [`GpuError::Driver`].
+    fn rows(&self, len: usize) -> Result<Self::Rows, GpuError>;
+
+    /// Runs one command until it is finished.
+    ///
+    /// # Errors
+    /// Whatever failed, now or before.
+    fn run(&mut self, command: &abi::Command) -> Result<(), GpuError>;
+
+    /// What the runs of the newest command did, round by round, is handed to `told`.
+    fn rounds(&self, told: &mut dyn FnMut(abi::Round));
+
+    /// Writes words; no command runs.
+    ///
+    /// # Errors
+    /// [`GpuError::Shape`] outside of the memory, [`GpuError::Driver`].
+    fn write(&mut self, address: u64, words: &[u32]) -> Result<(), GpuError>;
+
+    /// Reads floats; no command runs.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    fn read(&self, address: u64, values: &mut [f32]) -> Result<(), GpuError>;
+
+    /// Reads bfloat16 bits; no command runs.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    fn read_bf16(&self, address: u64, bits: &mut [u16]) -> Result<(), GpuError>;
+
+    /// Reads choices; no command runs.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    fn read_choices(&self, address: u64, choices: &mut [abi::Choice]) -> Result<(), GpuError>;
+}
+
+impl Device for Machine {
+    type Rows = PinnedBuffer<f32>;
+
+    fn rows(&self, len: usize) -> Result<Self::Rows, GpuError> {
+        PinnedBuffer::new(self.pool().context(), len)
+    }
+
+    fn run(&mut self, command: &abi::Command) -> Result<(), GpuError> {
+        Self::run(self, command)
+    }
+
+    fn rounds(&self, told: &mut dyn FnMut(abi::Round)) {
+        Self::rounds(self).for_each(told);
+    }
+
+    fn write(&mut self, address: u64, words: &[u32]) -> Result<(), GpuError> {
+        self.pool().write(self.copies(), address, words)
+    }
+
+    fn read(&self, address: u64, values: &mut [f32]) -> Result<(), GpuError> {
+        self.pool().read(self.copies(), address, values)
+    }
+
+    fn read_bf16(&self, address: u64, bits: &mut [u16]) -> Result<(), GpuError> {
+        self.pool().read(self.copies(), address, bits)
+    }
+
+    fn read_choices(&self, address: u64, choices: &mut [abi::Choice]) -> Result<(), GpuError> {
+        self.pool().read(self.copies(), address, choices)
+    }
+}
