@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "running records on device memory is a promise about both")]
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use kilotok_gpu::machine::{Machine, MachineOptions, Places};
 use kilotok_gpu::pool::{Component, MemoryPlan, MemoryPool, Uploader};
@@ -60,11 +61,25 @@ pub(super) fn load<'m>(
         command: lowered.buffers.command,
         barrier: lowered.buffers.barrier,
     };
-    let options = MachineOptions::new(config.mode);
+    let mut options = MachineOptions::new(config.mode);
+    if let Some(patience) = patience()? {
+        options.patience = patience;
+    }
     // SAFETY: `validate` has just proved that every record stays inside the regions of `lowered`,
     // which lie in this pool, and reads only what is uploaded or written before.
     let machine = unsafe { Machine::new(pool, &lowered.ops, places, options) }.map_err(loading)?;
     Ok((lowered, machine))
+}
+
+/// What the environment says about how long the device may show no sign of life: tools that watch
+/// every access of a kernel slow it down a thousandfold.
+fn patience() -> Result<Option<Duration>> {
+    const NAME: &str = "KILOTOK_GPU_PATIENCE_MS";
+    let Ok(text) = std::env::var(NAME) else { return Ok(None) };
+    match text.parse() {
+        Ok(ms) if ms > 0 => Ok(Some(Duration::from_millis(ms))),
+        _ => Err(Error::invalid(NAME, format!("`{text}` is not a number of milliseconds"))),
+    }
 }
 
 fn upload(

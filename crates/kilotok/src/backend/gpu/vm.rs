@@ -77,7 +77,9 @@ impl Vm {
 
     fn put<T: Shared>(&mut self, address: u64, values: &[T]) {
         let mut bytes = Vec::new();
-        values.iter().for_each(|value| value.write(&mut bytes));
+        for value in values {
+            value.write(&mut bytes);
+        }
         self.bytes_mut(address, bytes.len()).copy_from_slice(&bytes);
     }
 
@@ -137,7 +139,7 @@ impl Vm {
             abi::OP_CHOOSE => self.choose(&op.payload(), true),
             abi::OP_DRAFT_CHOOSE => self.choose(&op.payload(), false),
             abi::OP_LAY_OUT => self.lay_out(&op.payload()),
-            abi::OP_ACCEPT => self.accept(&op.payload()),
+            abi::OP_ACCEPT => self.accept(op.payload()),
             kind => panic!("kind {kind}"),
         }
     }

@@ -44,7 +44,7 @@ impl<E: Executor> Rounds<E> {
             return Ok(false);
         }
         let DeviceRounds { runs, groups, .. } = &mut self.device;
-        runs.sort_by_key(|run| run.drafts == 0);
+        runs.sort_unstable_by_key(|run| run.drafts == 0);
         let drafting = runs.iter().take_while(|run| run.drafts > 0).count();
         let each = self.executor.max_runs(true).max(1);
         groups.clear();

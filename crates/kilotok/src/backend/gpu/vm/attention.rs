@@ -90,7 +90,9 @@ impl Vm {
             let rotations = self.floats(a.rotations + (row * pairs * 8) as u64, pairs * 2);
             let (rotated, scaled) = qkv.split_at_mut((heads + kv_heads) * qk);
             rotated.chunks_exact_mut(qk).for_each(|head| rotate(head, &rotations));
-            scaled.iter_mut().for_each(|value| *value *= a.value_scale);
+            for value in &mut *scaled {
+                *value *= a.value_scale;
+            }
             let (block, at) = place(self, slot, position as usize);
             for head in 0..kv_heads {
                 let key = &rotated[(heads + head) * qk..][..qk];

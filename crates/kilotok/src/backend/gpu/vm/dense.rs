@@ -99,7 +99,9 @@ impl Vm {
         for row in 0..self.rows() {
             let mut y = self.multiply(&linear.weights, 0, linear.x, row, linear.x_stride);
             let rms = self.inverse_rms(&linear.norm, row);
-            y.iter_mut().for_each(|y| *y *= rms);
+            for y in &mut y {
+                *y *= rms;
+            }
             if linear.bias != 0 {
                 let bias = self.floats(linear.bias, tiles * 32);
                 y.iter_mut().zip(bias).for_each(|(y, bias)| *y += bias);

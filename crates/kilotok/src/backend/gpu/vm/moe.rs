@@ -50,7 +50,9 @@ impl Vm {
             let sum: f32 = gates.iter().sum();
             let divisor =
                 if up.router == abi::ROUTER_SIGMOID_NORMALIZED { sum + 1e-20 } else { 1.0 };
-            gates.iter_mut().for_each(|gate| *gate = *gate / divisor * up.router_scale);
+            for gate in &mut gates {
+                *gate = *gate / divisor * up.router_scale;
+            }
         }
         order.into_iter().map(|expert| expert as u32).zip(gates).collect()
     }
@@ -64,7 +66,9 @@ impl Vm {
                 let pair = row * top_k + rank;
                 (routes.expert[pair], routes.gate[pair]) = (expert, gate);
                 let mut y = self.multiply(&up.weights, expert as usize, up.x, row, up.x_stride);
-                y.iter_mut().for_each(|y| *y *= rms);
+                for y in &mut y {
+                    *y *= rms;
+                }
                 self.add_bias(up.bias, expert, &mut y);
                 let hidden = join(&up.activation, &y, up.out_width as usize);
                 self.put_bf16(up.hidden, pair, up.hidden_stride, &hidden);

@@ -19,8 +19,8 @@ impl Vm {
             let noise = Noise::new(run.seed, u64::from(pass_row.position) + 1);
             for block in 0..self.blocks as usize {
                 let mut best = none;
-                for token in block * share..((block + 1) * share).min(logits.len()) {
-                    let mut score = logits[token];
+                for (token, logit) in logits.iter().enumerate().skip(block * share).take(share) {
+                    let mut score = *logit;
                     if is_sampled {
                         score = score / run.temperature + noise.gumbel(token as u32);
                     }
@@ -68,7 +68,7 @@ impl Vm {
         }
     }
 
-    pub(super) fn accept(&mut self, accept: &abi::Accept) {
+    pub(super) fn accept(&mut self, accept: abi::Accept) {
         let pass = self.command.pass;
         for i in 0..self.command.num_runs as usize {
             let mine: Vec<usize> =
