@@ -45,7 +45,7 @@ class Running:
         self._reader = threading.Thread(target=self._read_log, daemon=True)
         self._reader.start()
         line = self.process.stdout.readline()
-        found = re.search(r"http://\S+", line)
+        found = re.search(r"https?://\S+", line)
         if found is None:
             self.process.wait(10)
             self._reader.join(10)
@@ -56,11 +56,12 @@ class Running:
         for line in self.process.stderr:
             self.log.append(line)
 
-    def wait_until_ready(self) -> None:
+    def wait_until_ready(self, verify=True) -> None:
         import httpx
 
+        headers = {"x-api-key": KEY}
         for _ in range(600):
-            if httpx.get(f"{self.url}/ready", headers={"x-api-key": KEY}).status_code == 200:
+            if httpx.get(f"{self.url}/ready", headers=headers, verify=verify).status_code == 200:
                 return
             threading.Event().wait(0.05)
         raise TimeoutError("".join(self.log))
@@ -97,10 +98,10 @@ def starting(program: Sequence[str | Path], tmp_path_factory):
     cache = tmp_path_factory.mktemp("cache")
     running = []
 
-    def run(*arguments: str, keys: str = KEY) -> Running:
+    def run(*arguments: str, keys: str = KEY, verify=True) -> Running:
         server = Running(program, cache, *arguments, keys=keys)
         running.append(server)
-        server.wait_until_ready()
+        server.wait_until_ready(verify)
         return server
 
     yield run

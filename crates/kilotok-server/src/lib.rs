@@ -36,12 +36,16 @@ mod receipt;
 mod request_id;
 mod router;
 mod status;
+#[cfg(feature = "tls")]
+mod tls;
 
 pub use app::{App, LoadProgress};
 pub use auth::ApiKeys;
 pub use config::{Hosts, RequestLimits, SamplingDefaults, ServerConfig};
-pub use listener::{ConnectionLimits, Drained, serve};
+pub use listener::{ConnectionLimits, Drained, Listener, serve};
 pub use router::router;
+#[cfg(feature = "tls")]
+pub use tls::Tls;
 
 /// Compiles the examples of the embedding guide.
 #[cfg(doctest)]

@@ -14,6 +14,33 @@ use tokio::sync::Semaphore;
 
 use crate::App;
 
+/// Where connections come from.
+#[derive(Debug)]
+pub struct Listener {
+    tcp: TcpListener,
+    #[cfg(feature = "tls")]
+    tls: Option<crate::Tls>,
+}
+
+impl From<TcpListener> for Listener {
+    /// Plain HTTP.
+    fn from(tcp: TcpListener) -> Self {
+        Self {
+            tcp,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl Listener {
+    /// HTTPS only.
+    #[cfg(feature = "tls")]
+    pub fn tls(tcp: TcpListener, tls: crate::Tls) -> Self {
+        Self { tcp, tls: Some(tls) }
+    }
+}
+
 /// Bounds on connections.
 #[derive(Debug, Clone)]
 pub struct ConnectionLimits {
@@ -23,7 +50,8 @@ pub struct ConnectionLimits {
     pub header_bytes: usize,
     /// Headers of a request.
     pub headers: usize,
-    /// Time in which a request's head has to arrive, and for which an idle connection is kept.
+    /// Time in which a TLS handshake has to succeed, in which a request's head has to arrive, and
+    /// for which an idle connection is kept.
     pub header_timeout: Duration,
     /// Time that requests in flight are given after the shutdown began.
     pub drain: Duration,
@@ -55,13 +83,14 @@ pub enum Drained {
 ///
 /// Tokens leave at once: `TCP_NODELAY` is set on every connection.
 pub async fn serve(
-    listener: TcpListener,
+    listener: impl Into<Listener>,
     app: App,
     router: Router,
     limits: ConnectionLimits,
     shutdown: impl Future<Output = ()>,
     abort: impl Future<Output = ()>,
 ) -> Drained {
+    let listener = listener.into();
     let graceful = GracefulShutdown::new();
     let permits = Arc::new(Semaphore::new(limits.connections));
     let mut builder = http1::Builder::new();
@@ -75,7 +104,7 @@ pub async fn serve(
     loop {
         let Ok(permit) = Arc::clone(&permits).acquire_owned().await else { break };
         let stream = tokio::select! {
-            accepted = listener.accept() => match accepted {
+            accepted = listener.tcp.accept() => match accepted {
                 Ok((stream, _)) => stream,
                 Err(error) => {
                     // Out of file descriptors, or the peer is gone: neither is a reason to stop.
@@ -88,12 +117,27 @@ pub async fn serve(
         };
         set_options(&stream);
         let service = TowerToHyperService::new(router.clone());
+        let (builder, watcher) = (builder.clone(), graceful.watcher());
+        #[cfg(feature = "tls")]
+        if let Some(tls) = listener.tls.clone() {
+            let patience = limits.header_timeout;
+            tokio::spawn(async move {
+                match tokio::time::timeout(patience, tls.accept(stream)).await {
+                    Ok(Ok(stream)) => {
+                        let connection = builder.serve_connection(TokioIo::new(stream), service);
+                        end(watcher.watch(connection).await);
+                    }
+                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake failed"),
+                    Err(_) => tracing::debug!("TLS handshake took too long"),
+                }
+                drop(permit);
+            });
+            continue;
+        }
         let connection = builder.serve_connection(TokioIo::new(stream), service);
-        let connection = graceful.watch(connection);
+        let connection = watcher.watch(connection);
         tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection ended");
-            }
+            end(connection.await);
             drop(permit);
         });
     }
@@ -110,6 +154,12 @@ pub async fn serve(
         abort_rest(&app, &permits, limits.connections).await;
     }
     ended
+}
+
+fn end(outcome: hyper::Result<()>) {
+    if let Err(error) = outcome {
+        tracing::debug!(%error, "connection ended");
+    }
 }
 
 /// Closes the engine, which ends every stream with an error, and gives those a moment to leave.

@@ -320,8 +320,8 @@ impl Tracker {
             let service = total.saturating_sub(queue.unwrap_or_default());
             self.app.admission().observe(service);
             let receipt = &completion.receipt;
+            let _entered = self.span.enter();
             tracing::info!(
-                parent: &self.span,
                 prompt_tokens = receipt.prompt_tokens,
                 cached_tokens = receipt.cached_tokens,
                 tokens = completion.token_ids.len(),
@@ -338,10 +338,12 @@ impl Tracker {
 
 impl Drop for Tracker {
     fn drop(&mut self) {
+        // Exporters take a span to end when it was left last, and this is the end of the reply.
+        let _entered = self.span.enter();
         if self.unfinished > 0 {
             let aborted = self.app.metrics().success.with_label_values(&["abort"]);
             aborted.inc_by(self.unfinished as u64);
-            tracing::info!(parent: &self.span, sequences = self.unfinished, "request ended early");
+            tracing::info!(sequences = self.unfinished, "request ended early");
         }
     }
 }

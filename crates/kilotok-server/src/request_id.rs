@@ -9,6 +9,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use futures_util::FutureExt as _;
 use tracing::Instrument as _;
+use tracing::field::Empty;
 
 use crate::App;
 use crate::api::unique_id;
@@ -34,7 +35,9 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     // The route and not the path: paths are the client's, and there is no end of them.
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let route = route.unwrap_or_else(|| "other".to_owned());
-    let span = tracing::info_span!("request", id = %id);
+    let span = tracing::info_span!("request", id = %id, %method, route, status = Empty);
+    #[cfg(feature = "otel")]
+    adopt(&span, request.headers());
     let work = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
     let mut response = work.await.unwrap_or_else(|_| {
         let message = "the request failed; the server's log says why";
@@ -43,9 +46,30 @@ pub(crate) async fn observe(State(app): State<App>, mut request: Request, next: 
     response.headers_mut().insert(HEADER, value);
     let status = response.status().as_u16();
     app.metrics().http(&route, status);
+    span.record("status", status);
     span.in_scope(|| {
         let ms = started.elapsed().as_secs_f64() * 1e3;
-        tracing::info!(%method, route, status, ms, "answered");
+        tracing::info!(ms, "answered");
     });
     response
+}
+
+/// Makes a span part of the trace that the client is in (`traceparent`).
+#[cfg(feature = "otel")]
+fn adopt(span: &tracing::Span, headers: &axum::http::HeaderMap) {
+    use opentelemetry::propagation::{Extractor, TextMapPropagator as _};
+    use tracing_opentelemetry::OpenTelemetrySpanExt as _;
+
+    struct Headers<'a>(&'a axum::http::HeaderMap);
+    impl Extractor for Headers<'_> {
+        fn get(&self, key: &str) -> Option<&str> {
+            self.0.get(key)?.to_str().ok()
+        }
+        fn keys(&self) -> Vec<&str> {
+            self.0.keys().map(HeaderName::as_str).collect()
+        }
+    }
+    let propagator = opentelemetry_sdk::propagation::TraceContextPropagator::new();
+    // Without an exporter there is no trace to join.
+    let _ = span.set_parent(propagator.extract(&Headers(headers)));
 }

@@ -4,7 +4,11 @@ use std::io::{IsTerminal as _, Write as _};
 
 use clap::ValueEnum;
 use serde::Deserialize;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{EnvFilter, Layer as _, fmt};
+
+use super::tracing_export::Exporter;
 
 /// The form of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum, Deserialize)]
@@ -17,15 +21,23 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Logs to stderr. `filter` is a level or a list such as `info,kilotok=debug`.
-pub(crate) fn start(format: LogFormat, filter: &str) -> super::Outcome<()> {
+/// Logs to stderr, and sends spans to `exporter`. `filter` is a level or a list such as
+/// `info,kilotok=debug`.
+pub(crate) fn start(
+    format: LogFormat,
+    filter: &str,
+    exporter: Option<&Exporter>,
+) -> super::Outcome<()> {
     let filter = EnvFilter::try_new(filter)
         .map_err(|error| format!("--log: `{filter}` is no log filter: {error}"))?;
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    match format {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().with_current_span(true).with_span_list(false).try_init(),
-    }
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Json => lines.json().with_current_span(true).with_span_list(false).boxed(),
+    };
+    let spans = exporter.map(Exporter::layer);
+    tracing_subscriber::registry().with(spans).with(lines.with_filter(filter)).try_init()?;
+    Ok(())
 }
 
 /// An error on stderr; there is nowhere to report that it could not be written.

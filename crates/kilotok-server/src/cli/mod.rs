@@ -10,6 +10,7 @@ mod logging;
 mod model;
 mod serve;
 mod settings;
+mod tracing_export;
 
 use std::error::Error;
 use std::ffi::OsString;

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crate::{App, Drained, Hosts, LoadProgress, router, serve};
+use crate::{App, Drained, Hosts, Listener, LoadProgress, router, serve};
 use clap::Args;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use super::settings::Settings;
-use super::{CUT_OFF, DONE, Outcome, logging, model};
+use super::{CUT_OFF, DONE, Outcome, logging, model, tracing_export};
 
 /// The command.
 #[derive(Args)]
@@ -30,7 +30,9 @@ impl Serve {
             None => self.settings,
         };
         let filter = settings.log.clone().unwrap_or_else(|| "info".to_owned());
-        logging::start(settings.log_format.unwrap_or_default(), &filter)?;
+        // Before the runtime: the exporter has a thread of its own, which outlives the last span.
+        let exporter = settings.otlp_endpoint.as_deref().map(tracing_export::start).transpose()?;
+        logging::start(settings.log_format.unwrap_or_default(), &filter, exporter.as_ref())?;
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(settings.io_threads.unwrap_or(cores.min(4)).clamp(1, 64))
@@ -41,6 +43,9 @@ impl Serve {
         let outcome = runtime.block_on(run(settings, demo));
         // A model that is still loading must not hold up the end.
         runtime.shutdown_background();
+        if let Some(exporter) = exporter {
+            exporter.finish();
+        }
         outcome
     }
 }
@@ -51,6 +56,7 @@ async fn run(settings: Settings, demo: Option<&Path>) -> Outcome {
     let port = settings.port.unwrap_or(8000);
     let listener = listen(&host, port).await?;
     let address = listener.local_addr()?;
+    let tls = settings.tls()?;
     let keys = settings.keys()?;
     let open = keys.is_empty();
     if open && !address.ip().is_loopback() && settings.insecure != Some(true) {
@@ -65,7 +71,12 @@ async fn run(settings: Settings, demo: Option<&Path>) -> Outcome {
     let connections = settings.connections()?;
     let name = app.config().model.clone();
     tracing::info!(%address, model = name, keys = keys.len(), "listening");
-    logging::say(&format!("kilotok: serving {name} at http://{address}\n"));
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    logging::say(&format!("kilotok: serving {name} at {scheme}://{address}\n"));
+    let listener = match tls {
+        Some(tls) => Listener::tls(listener, tls),
+        None => Listener::from(listener),
+    };
     let mut loaded = load(&app, settings, directory);
     let mut signals = signals()?;
     let mut second = signals.clone();

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::{ApiKeys, ConnectionLimits, Hosts, RequestLimits, ServerConfig};
+use crate::{ApiKeys, ConnectionLimits, Hosts, RequestLimits, ServerConfig, Tls};
 use clap::Args;
 use serde::Deserialize;
 
@@ -40,6 +40,15 @@ pub(crate) struct Settings {
     /// Listen beyond this machine without asking for keys
     #[arg(long, env = "KILOTOK_INSECURE", num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     pub(crate) insecure: Option<bool>,
+    /// PEM file with a certificate and those that vouch for it; serves HTTPS
+    #[arg(long, env = "KILOTOK_TLS_CERT")]
+    pub(crate) tls_cert: Option<PathBuf>,
+    /// PEM file with the certificate's private key
+    #[arg(long, env = "KILOTOK_TLS_KEY")]
+    pub(crate) tls_key: Option<PathBuf>,
+    /// Address of an OpenTelemetry collector that spans go to, such as http://localhost:4318/v1/traces
+    #[arg(long, env = "KILOTOK_OTLP_ENDPOINT")]
+    pub(crate) otlp_endpoint: Option<String>,
     /// Origin of web pages that may use the server, `*` for all (default: none)
     #[arg(long, env = "KILOTOK_CORS_ORIGIN", value_delimiter = ',')]
     pub(crate) cors_origin: Option<Vec<String>>,
@@ -101,6 +110,9 @@ impl Settings {
             alias: self.alias.or(below.alias),
             api_key_file: self.api_key_file.or(below.api_key_file),
             insecure: self.insecure.or(below.insecure),
+            tls_cert: self.tls_cert.or(below.tls_cert),
+            tls_key: self.tls_key.or(below.tls_key),
+            otlp_endpoint: self.otlp_endpoint.or(below.otlp_endpoint),
             cors_origin: self.cors_origin.or(below.cors_origin),
             max_queue: self.max_queue.or(below.max_queue),
             max_connections: self.max_connections.or(below.max_connections),
@@ -169,6 +181,15 @@ impl Settings {
             probe_timeout: seconds("stall_s", self.stall_s, default.probe_timeout)?,
             ..default
         })
+    }
+
+    /// The certificate and its key, if connections are to be encrypted.
+    pub(crate) fn tls(&self) -> Outcome<Option<Tls>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (None, None) => Ok(None),
+            (Some(certificate), Some(key)) => Ok(Some(Tls::from_pem_files(certificate, key)?)),
+            _ => Err("--tls-cert and --tls-key go together".into()),
+        }
     }
 
     /// The listener's bounds.

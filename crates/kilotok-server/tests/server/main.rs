@@ -5,6 +5,7 @@ mod chat;
 mod completions;
 mod fields;
 mod fuzz;
+mod gate;
 mod messages;
 mod operation;
 mod page;

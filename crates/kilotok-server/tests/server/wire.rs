@@ -1,6 +1,7 @@
 //! Over TCP: what the router alone cannot show.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use kilotok_server::{ConnectionLimits, Drained, ServerConfig, serve};
@@ -10,7 +11,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-use crate::support::{SLOTS, Server};
+use crate::gate::{Gate, Gated};
+use crate::support::{SLOTS, Server, engine_over, sim};
 
 /// How much of something: the default is quick, figures are measured with more.
 fn from_environment(name: &str, default: u64) -> u64 {
@@ -137,6 +139,46 @@ async fn sockets_that_close_free_their_slots() {
     let after = server.engine.engine().stats();
     assert_eq!((after.cancelled, after.finished), (before.cancelled + 1, before.finished));
     println!("{} rounds until the slot was free", after.rounds - before.rounds);
+}
+
+/// A client leaves while a round runs; the round after it already reads the prompt of the request
+/// that waited for the slot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_slot_of_a_client_that_left_is_used_by_the_next_round() {
+    let gate = Arc::new(Gate::default());
+    let gated = Gated { inner: sim(Duration::ZERO), gate: Arc::clone(&gate) };
+    let server = Server::over(ServerConfig::named("sim"), engine_over(Box::new(gated)));
+    let listening = listen(&server, ConnectionLimits::default()).await;
+    let long = chat(1500, true);
+    let ask = || send(listening.address, "/v1/chat/completions", &long);
+    let mut streams = Vec::new();
+    for _ in 0..SLOTS {
+        streams.push(ask().await);
+    }
+    // Rounds that read the prompts of all of them.
+    let stats = || server.engine.engine().stats();
+    while stats().running < SLOTS || gate.wait_for(gate.begun().max(1)) > 0 {
+        gate.allow(1);
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let waiting = ask().await;
+    while stats().waiting == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    let during = gate.begun();
+    drop(streams.pop());
+    while server.app.in_flight() > SLOTS {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(gate.begun(), during, "the round in which the client left still runs");
+    gate.allow(1);
+    let next = Arc::clone(&gate);
+    let prompts = tokio::task::spawn_blocking(move || next.wait_for(during + 1)).await.unwrap();
+    assert_eq!((prompts, gate.begun()), (1, during + 1));
+    assert_eq!((stats().cancelled, stats().waiting), (1, 0));
+    gate.allow(1 << 40);
+    drop((streams, waiting));
+    server.idle().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
