@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::mxfp4::{BLOCK, E2M1, e8m0, encode_scale};
+use super::mxfp4::{BLOCK, E2M1, e8m0, encode_block, encode_scale};
 
 /// How the scale of a block is chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,26 +94,6 @@ pub fn encode_matrix(
         .collect();
     let distortion = parts.into_iter().fold(Distortion::default(), Distortion::plus);
     Encoded { nibbles, scales, distortion }
-}
-
-/// Codes at a scale: nearest, ties to even, saturating at 6; the sign of zero is kept.
-///
-/// In f32: scaling by a power of two is exact but for results so small that they round to zero.
-fn encode_block(block: &[f32], scale: u8) -> [u8; BLOCK] {
-    let factor = if scale == 254 { f32::from_bits(0x0040_0000) } else { e8m0(254 - scale) };
-    let mut codes = [0; BLOCK];
-    for (code, value) in codes.iter_mut().zip(block) {
-        let m = value.abs() * factor;
-        let magnitude = u8::from(m > 0.25)
-            + u8::from(m >= 0.75)
-            + u8::from(m > 1.25)
-            + u8::from(m >= 1.75)
-            + u8::from(m > 2.5)
-            + u8::from(m >= 3.5)
-            + u8::from(m > 5.0);
-        *code = magnitude | (u8::from(value.is_sign_negative()) << 3);
-    }
-    codes
 }
 
 fn distortion(block: &[f32], codes: &[u8; BLOCK], scale: u8) -> Distortion {
