@@ -398,7 +398,8 @@ class Engine:
         keep_kv : bool
             What becomes of the keys and values that the old weights made for requests in flight.
             ``False`` feeds their tokens again, so that every further token is what the new weights
-            say after the same text; ``True`` keeps them, which is cheaper and mixes both.
+            say after the same text; ``True`` keeps them, which is cheaper and mixes both. Prefixes
+            that are kept for later requests are forgotten in either case.
 
         Raises
         ------
