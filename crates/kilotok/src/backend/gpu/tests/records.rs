@@ -14,14 +14,8 @@ use crate::backend::{
 use crate::model::Model;
 use crate::sample::{SamplingParams, argmax};
 
-const LIMITS: Limits = Limits {
-    max_rows: 24,
-    slots: 3,
-    pages: 40,
-    page_size: 16,
-    max_positions: 160,
-    snapshots: 0,
-};
+const LIMITS: Limits =
+    Limits { max_rows: 24, slots: 3, pages: 40, page_size: 16, max_positions: 160, snapshots: 0 };
 
 /// What a dozen layers of bfloat16 activations do to a row, relative to its largest value.
 const LIMIT: f32 = 3e-2;
