@@ -238,7 +238,9 @@ class Machine {
     const auto begin = std::chrono::steady_clock::now();
     box->doorbell = ++number_;
     while (box->finished != number_) {
-      if (box->error != 0 || std::chrono::steady_clock::now() - begin > std::chrono::seconds(20)) {
+      const cudaError_t status = cudaStreamQuery(stream_);
+      if (status != cudaErrorNotReady) CHECK(status);
+      if (box->error != 0 || std::chrono::steady_clock::now() - begin > std::chrono::seconds(4)) {
         std::fprintf(stderr, "machine: error %u, waiting %u %u %u %u, finished %u of %u\n", box->error,
                      box->waiting[0], box->waiting[1], box->waiting[2], box->waiting[3], box->finished,
                      number_);
@@ -555,16 +557,16 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
         } else {
           a[i] = gate / (1 + std::exp(-gate)) * upv;
         }
-        a[i] = from_bf16(to_bf16(a[i]));
+        a[i] = from_bf16(to_bf16(g * a[i]));
       }
       for (uint32_t o = 0; o < hidden; ++o) {
         double s = 0;
         for (uint32_t i = 0; i < inter; ++i) {
           const double p = a[i] * down[chosen[rank]].values[static_cast<size_t>(o) * inter + i];
           s += p;
-          scale[o] += std::fabs(g * p);
+          scale[o] += std::fabs(p);
         }
-        total[o] += g * s;
+        total[o] += s;
       }
     }
     for (uint32_t o = 0; o < hidden; ++o) {
@@ -691,6 +693,29 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     program.push_back(record(KILOTOK_OP_MOE_DOWN, d));
   }
   CHECK(cudaDeviceSynchronize());
+  struct Part {
+    const char* name;
+    std::vector<uint32_t> kinds;
+  };
+  for (const Part& part : {Part{"linear", {KILOTOK_OP_LINEAR}}, Part{"router", {KILOTOK_OP_ROUTER}},
+                           Part{"moe_up", {KILOTOK_OP_MOE_UP}},
+                           Part{"moe_up + moe_down", {KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}},
+                           Part{"router + moe", {KILOTOK_OP_ROUTER, KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}}}) {
+    std::vector<KilotokOp> some;
+    for (const KilotokOp& op : program) {
+      if (std::count(part.kinds.begin(), part.kinds.end(), op.kind) > 0) some.push_back(op);
+    }
+    Machine machine(some);
+    for (uint32_t rows : {1u, 8u}) {
+      residual.reset();
+      machine.persistent(command_of_rows(rows, 1));
+      double best = 1e9;
+      for (int i = 0; i < 5; ++i) best = std::min(best, machine.persistent(command_of_rows(rows, 4)) / 4);
+      std::fprintf(stderr, "%-12s rows %u  %-20s %8.2f us a layer\n", s.name, rows, part.name, best * 1e3 / s.layers);
+    }
+    machine.park();
+  }
+  if (std::getenv("PARTS_ONLY") != nullptr) return;
   Machine machine(program);
   for (uint32_t rows : {1u, 8u}) {
     constexpr uint32_t ROUNDS = 4;
@@ -748,6 +773,23 @@ int main(int argc, char** argv) {
   const double ceiling = 1e12 * read_rate(random_steps(KILOTOK_BF16, sweep), sweep, zeros<uint32_t>(1), 132);
   std::fprintf(stderr, "read ceiling %.3f TB/s\n", ceiling / 1e12);
   std::printf("{\"ceiling\": %.4g, \"layers\": [", ceiling);
+  {
+    KilotokOp nothing{};
+    nothing.kind = 99;
+    Machine machine(std::vector<KilotokOp>(240, nothing));
+    machine.persistent(command_of_rows(1, 1));
+    double best = 1e9;
+    for (int i = 0; i < 5; ++i) best = std::min(best, machine.persistent(command_of_rows(1, 4)) / 4);
+    machine.park();
+    const float graph = machine.graph(command_of_rows(1), 4) / 4;
+    std::fprintf(stderr, "an op that does nothing: persistent %.3f us, graph %.3f us\n", best * 1e3 / 240, graph * 1e3 / 240);
+    Machine one({nothing});
+    one.persistent(command_of_rows(1, 1));
+    best = 1e9;
+    for (int i = 0; i < 50; ++i) best = std::min(best, one.persistent(command_of_rows(1, 1)));
+    one.park();
+    std::fprintf(stderr, "doorbell to answer, one empty op: %.3f us\n", best * 1e3);
+  }
   bench_layers({"mimo-pro/8", 24, 6144, 3392, 2048, 384, 8, 256, KILOTOK_FP8, KILOTOK_BF16}, ceiling, true);
   bench_layers({"gpt-oss-20b", 24, 2880, 5120, 4096, 32, 4, 2880, KILOTOK_BF16, KILOTOK_BF16}, ceiling, false);
   std::printf("]}\n");

@@ -252,16 +252,22 @@ def test_sequences_end_where_they_should(engines, mode):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_acceptance_is_that_of_the_cpu(engines, mode):
-    """Pooled over the prompts; different tokens within the margin rule change it a little."""
-    tau = {}
-    for name in (mode, "cpu"):
-        rounds = tokens = 0
-        for prompt in PROMPTS:
-            receipt = engines[name].generate(prompt, sampled(0, 0.0), speculation=8).receipt
-            rounds += sum(receipt.accepted_histogram)
-            tokens += sum((k + 1) * n for k, n in enumerate(receipt.accepted_histogram))
-        tau[name] = tokens / rounds
-    assert tau[mode] == pytest.approx(tau["cpu"], rel=0.05)
+    """Where both say the same text: acceptance depends on it, and it may part at a near tie."""
+    same, rounds, tokens = 0, {mode: 0, "cpu": 0}, {mode: 0, "cpu": 0}
+    for prompt in PROMPTS:
+        outputs = {
+            name: engines[name].generate(prompt, sampled(0, 0.0), speculation=8)
+            for name in (mode, "cpu")
+        }
+        if list(outputs[mode].token_ids) != list(outputs["cpu"].token_ids):
+            continue
+        same += 1
+        for name, output in outputs.items():
+            histogram = output.receipt.accepted_histogram
+            rounds[name] += sum(histogram)
+            tokens[name] += sum((k + 1) * n for k, n in enumerate(histogram))
+    assert same >= len(PROMPTS) // 2
+    assert tokens[mode] / rounds[mode] == pytest.approx(tokens["cpu"] / rounds["cpu"], rel=0.03)
 
 
 def test_the_engine_says_where_it_runs_and_what_that_holds(engines):

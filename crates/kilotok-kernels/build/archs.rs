@@ -6,6 +6,8 @@ const FAMILY_TARGETS: [&str; 3] = ["sm_90a", "sm_100f", "sm_120f"];
 const PORTABLE_TARGETS: [&str; 2] = ["sm_80", "compute_90"];
 /// The line in a `.cu` file that marks it as portable.
 const PORTABLE_MARK: &str = "// kilotok: portable";
+/// The start of a line in a `.cu` file that names the only targets it is compiled for.
+const ONLY_MARK: &str = "// kilotok: only ";
 
 /// Targets for a kernel file, from `KILOTOK_CUDA_ARCHS` if given, else by what its text says.
 ///
@@ -23,6 +25,9 @@ pub(crate) fn targets(source: &str, chosen: Option<&str>) -> Result<Vec<String>,
             return Err("KILOTOK_CUDA_ARCHS is set but names no target; example: 90a;100f".into());
         }
         return Ok(targets);
+    }
+    if let Some(only) = source.lines().find_map(|line| line.trim_end().strip_prefix(ONLY_MARK)) {
+        return Ok(only.split_whitespace().map(str::to_owned).collect());
     }
     let is_portable = source.lines().any(|line| line.trim_end() == PORTABLE_MARK);
     let extra = if is_portable { &PORTABLE_TARGETS[..] } else { &[] };

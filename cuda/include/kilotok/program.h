@@ -6,6 +6,9 @@
 // writes buffers that only later ops read: between two ops lies a grid barrier (persistent mode) or
 // a kernel boundary (graph mode).
 //
+// Rows of activations (x, hidden) are padded to a multiple of 256 elements and start at a multiple
+// of 16 bytes; what stands past K is finite (zeros at the start) and meets weights of zero.
+//
 // Weights of the ops that stream are *steps*: 32 rows x some of K in the order in which a warp
 // multiplies them (layout/*.cuh), all steps of 32 rows (a *tile*) one after the other. Sums over K
 // are made per *chunk* of steps, then chunk by chunk: `chunk_steps` is a function of K and format
@@ -61,7 +64,7 @@ typedef struct KilotokMatrix {
   uint32_t format;
   uint32_t tiles;           // of 32 rows; the last one is filled up with zeros
   uint32_t steps_per_tile;  // K / 64, FP8: K / 128, rounded up
-  uint32_t chunk_steps;
+  uint32_t chunk_steps;     // of 256 * ceil(K / 6144) of K: at most 24 chunks
 } KilotokMatrix;
 
 // RMSNorm of an input whose rows are x * weight, not yet divided by their root mean square: that
@@ -120,7 +123,7 @@ typedef struct KilotokLinear {
   KilotokNorm norm;
   KilotokResidual to;      // RESIDUAL
   KilotokActivation activation;
-  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16, zeros from K on
+  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16, finite from K on
   uint64_t out;            // F32: [KILOTOK_ROWS][out_stride] f32; SWIGLU: bf16
   uint64_t bias;           // [tiles * 32] f32 in the order of the tiles' rows; 0: none
   uint32_t x_stride;
@@ -137,7 +140,7 @@ typedef struct KilotokRouter {
   KilotokNorm norm;
   uint32_t x_stride;
   uint32_t experts;
-  uint32_t width;    // a multiple of 4
+  uint32_t width;    // a multiple of 8
   uint32_t format;
 } KilotokRouter;
 
@@ -147,7 +150,7 @@ typedef struct KilotokRoutes {
   float gate[KILOTOK_PAIRS];
 } KilotokRoutes;
 
-// Selects experts, then hidden[pair] = activation(gate x, up x).
+// Selects experts, then hidden[pair] = weight of the pair * activation(gate x, up x).
 typedef struct KilotokMoeUp {
   KilotokMatrix weights;   // tiles of 16 gate rows above 16 up rows
   KilotokNorm norm;
@@ -168,7 +171,7 @@ typedef struct KilotokMoeUp {
   uint32_t reserved;
 } KilotokMoeUp;
 
-// residual += sum over ranks of gate * (down hidden + bias).
+// residual += sum over a row's experts of down hidden + weight * bias.
 typedef struct KilotokMoeDown {
   KilotokMatrix weights;
   KilotokResidual to;
@@ -370,8 +373,8 @@ typedef struct KilotokRound {
 #define KILOTOK_ROUND_RING 1024
 
 // Threads of a block, and its dynamic shared memory.
-#define KILOTOK_BLOCK_THREADS 416
-#define KILOTOK_SHARED_BYTES 223232
+#define KILOTOK_BLOCK_THREADS 512
+#define KILOTOK_SHARED_BYTES 214016
 
 // Words between host and device, in host memory that the device sees.
 typedef struct KilotokMailbox {

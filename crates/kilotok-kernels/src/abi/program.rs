@@ -21,9 +21,9 @@ constants! {
     /// Entries of [`Mailbox::rounds`].
     KILOTOK_ROUND_RING as ROUND_RING: usize = 1_024,
     /// Threads of a block.
-    KILOTOK_BLOCK_THREADS as BLOCK_THREADS: u32 = 416,
+    KILOTOK_BLOCK_THREADS as BLOCK_THREADS: u32 = 512,
     /// Dynamic shared memory of a block.
-    KILOTOK_SHARED_BYTES as SHARED_BYTES: u32 = 223_232,
+    KILOTOK_SHARED_BYTES as SHARED_BYTES: u32 = 214_016,
     /// Bytes of an [`Op`].
     KILOTOK_OP_BYTES as OP_BYTES: usize = 256,
     /// [`Op::kind`].

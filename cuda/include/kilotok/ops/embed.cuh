@@ -26,7 +26,10 @@ __device__ __forceinline__ void embed(const KilotokEmbed& args, const Block& blo
         value = __bfloat162float(__ldg(reinterpret_cast<const __nv_bfloat16*>(args.embedding) + at));
       }
     }
-    add_to_residual(args.to, row, tile, block.lane, value);
+    ResidualElement element;
+    element.load(args.to, row, tile, block.lane);
+    element.residual = 0.0f;
+    element.add(args.to, row, tile, block.lane, value);
   }
 }
 

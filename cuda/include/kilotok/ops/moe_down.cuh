@@ -1,10 +1,13 @@
-// Op moe_down: residual += sum over ranks of gate * (down hidden + bias).
+// Op moe_down: residual += sum over experts of down hidden, plus the weighted biases.
 //
-// in:     args.weights, per expert [tiles][steps]; args.hidden [64][hidden_stride] bf16; routes
+// in:     args.weights, per expert [tiles][steps]; args.hidden [64][hidden_stride] bf16, weighted by
+//         moe_up; routes
 // out:    args.to
 // bytes:  (experts touched) * weights of one expert; flops: 2 pairs * N * inter
-// A block takes every n-th tile, with all experts touched. Warp r finishes row r: what an expert adds
-// is kept per rank until the tile's last expert, then added in order of rank.
+// A block takes every n-th tile, with all experts touched, as one long K. Column n of a product is
+// row n, zero where the row did not choose the expert; warp n adds its sums one after the other,
+// experts ascending. A zero changes no bit of a sum that started at +0, so that a row's sum depends
+// on its own experts alone.
 #pragma once
 
 #include "kilotok/ops/residual.cuh"
@@ -18,60 +21,71 @@ struct MoeDown {
   const KilotokMoeDown& args;
   const Block& block;
   const Plan& plan;
-  Shared& shared;
+  const Shared& shared;
+  float sum = 0.0f;
 
-  __device__ __forceinline__ const uint16_t* column(Place place, uint32_t n) const {
-    const uint32_t pair = shared.touched.column[place.which][n];
+  static constexpr bool NEEDS_ZEROS = true;
+
+  __device__ __forceinline__ const uint16_t* column(Place place, uint32_t row) const {
+    const uint32_t pair = shared.touched.pair[place.which][row];
     if (pair == NO_PAIR) return nullptr;
     return reinterpret_cast<const uint16_t*>(args.hidden) + pair * args.hidden_stride;
   }
 
-  __device__ __forceinline__ void finish(uint32_t group, const float* parts) const {
+  __device__ __forceinline__ void finish(uint32_t group, const float* parts) {
     const uint32_t row = block.warp;
     if (row >= block.pass->rows) return;
-    const uint32_t first = group * plan.group_units;
-    const uint32_t units = min(plan.group_units, plan.units - first);
-    for (uint32_t unit = 0; unit < units; ++unit) {
-      const Place place = plan.place(first + unit);
-      for (uint32_t column = 0; column < KILOTOK_ROWS; ++column) {
-        const uint32_t pair = shared.touched.column[place.which][column];
-        if (pair == NO_PAIR) break;
-        if (pair / args.top_k != row) continue;
-        float value = sum_chunks(plan, parts, unit, column, block.lane) * Format::RESULT_FACTOR;
-        if (args.bias != 0) {
-          const uint64_t expert = shared.touched.expert[place.which];
-          value += __ldg(reinterpret_cast<const float*>(args.bias) +
-                         (expert * plan.tiles + place.tile) * 32 + block.lane);
-        }
-        shared.outputs[pair][block.lane] = shared.routes.gate[pair] * value;
+    Place place = plan.place(group * plan.group_units);
+    uint32_t left = plan.units_in(group);
+    const float* part = parts + row * PART_STRIDE + block.lane;
+    while (left > 0) {
+      const uint32_t units = min(left, plan.experts - place.which);
+      const bool is_complete = place.which + units == plan.experts;
+      ResidualElement element;
+      if (is_complete) element.load(args.to, row, place.tile, block.lane);
+#pragma unroll 4
+      for (uint32_t item = 0; item < units * plan.chunks; ++item) sum += part[item * PART_FLOATS];
+      if (is_complete) {
+        sum *= Format::RESULT_FACTOR;
+        if (args.bias != 0) sum += bias(row, place.tile);
+        element.add(args.to, row, place.tile, block.lane, sum);
+        sum = 0.0f;
       }
-      if (place.which + 1 < plan.experts) continue;
-      float sum = 0.0f;
-      for (uint32_t rank = 0; rank < args.top_k; ++rank) {
-        sum += shared.outputs[row * args.top_k + rank][block.lane];
-      }
-      add_to_residual(args.to, row, place.tile, block.lane, sum);
+      part += units * plan.chunks * PART_FLOATS;
+      left -= units;
+      plan.move(place, units);
     }
+  }
+
+  // In order of rank.
+  __device__ __forceinline__ float bias(uint32_t row, uint32_t tile) const {
+    const float* biases = reinterpret_cast<const float*>(args.bias) + tile * 32 + block.lane;
+    float total = 0.0f;
+    for (uint32_t rank = 0; rank < args.top_k; ++rank) {
+      const uint32_t pair = row * args.top_k + rank;
+      const uint64_t expert = shared.routes.expert[pair];
+      total += shared.routes.gate[pair] * __ldg(biases + expert * plan.tiles * 32);
+    }
+    return total;
   }
 };
 
 template <typename Format>
 __device__ __forceinline__ void moe_down_in(const KilotokMoeDown& args, const Block& block,
-                                            Shared& shared, RingReader& ring) {
+                                            Shared& shared) {
   MoeDown<Format> op{args, block, shared.plan, shared};
-  run_stream<Format>(shared.plan, op, ring, block);
+  run_stream<Format>(shared.plan, op, block, shared);
 }
 
-// `is_first`: no moe_up ran in this kernel before.
+// `is_alone`: no moe_up ran in this kernel before.
 __device__ __forceinline__ void moe_down(const KilotokMoeDown& args, const Block& block,
-                                         Shared& shared, RingReader& ring, uint32_t serial,
-                                         bool is_first) {
-  if (is_first) load_experts(args.routes, block.pass->rows * args.top_k, block, shared, serial);
-  set_plan(args.weights, KILOTOK_OP_MOE_DOWN, shared.touched.count, block, shared);
+                                         Shared& shared, bool is_alone) {
+  if (is_alone) load_experts(args.routes, args.top_k, block, shared);
+  set_plan(args.weights, KILOTOK_OP_MOE_DOWN, block, shared);
   switch (args.weights.format) {
-    case KILOTOK_BF16: return moe_down_in<mma::Bf16>(args, block, shared, ring);
-    case KILOTOK_FP8: return moe_down_in<mma::Fp8>(args, block, shared, ring);
-    default: return moe_down_in<mma::Mxfp4>(args, block, shared, ring);
+    case KILOTOK_BF16: return moe_down_in<mma::Bf16>(args, block, shared);
+    case KILOTOK_FP8: return moe_down_in<mma::Fp8>(args, block, shared);
+    default: return moe_down_in<mma::Mxfp4>(args, block, shared);
   }
 }
 

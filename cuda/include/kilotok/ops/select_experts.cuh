@@ -18,125 +18,148 @@ __device__ __forceinline__ uint32_t ordered(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
+// The largest of a lane's keys and its place; the lower place on ties. By halving, because every
+// rank waits for it.
+template <uint32_t COUNT>
+__device__ __forceinline__ uint2 largest(const uint32_t (&key)[COUNT]) {
+  uint32_t best[COUNT], at[COUNT];
+#pragma unroll
+  for (uint32_t i = 0; i < COUNT; ++i) {
+    best[i] = key[i];
+    at[i] = i;
+  }
+#pragma unroll
+  for (uint32_t width = COUNT / 2; width > 0; width /= 2) {
+#pragma unroll
+    for (uint32_t i = 0; i < COUNT / 2; ++i) {
+      if (i >= width) break;
+      const bool is_right = best[2 * i + 1] > best[2 * i];
+      best[i] = is_right ? best[2 * i + 1] : best[2 * i];
+      at[i] = is_right ? at[2 * i + 1] : at[2 * i];
+    }
+  }
+  return {best[0], at[0]};
+}
+
 __device__ __forceinline__ void select_row(const KilotokMoeUp& args, uint32_t row, uint32_t lane,
                                            KilotokRoutes& routes) {
   constexpr uint32_t PER_LANE = MAX_EXPERTS / 32;
   const float* logits = reinterpret_cast<const float*>(args.logits) + row * args.experts;
   const float* bias = reinterpret_cast<const float*>(args.router_bias);
+  const bool is_softmax = args.router == KILOTOK_ROUTER_SOFTMAX;
   uint32_t key[PER_LANE];
   float weight[PER_LANE];
+  // All loads before the first use.
+  float biased[PER_LANE];
 #pragma unroll
   for (uint32_t i = 0; i < PER_LANE; ++i) {
-    const uint32_t expert = lane + 32 * i;
-    key[i] = 0;
-    weight[i] = 0.0f;
-    if (expert < args.experts) {
-      const float logit = __ldcg(logits + expert), b = __ldg(bias + expert);
-      weight[i] = args.router == KILOTOK_ROUTER_SOFTMAX ? logit + b : 1.0f / (1.0f + expf(-logit));
-      // 0 is taken by what is no candidate.
-      key[i] = max(1u, ordered(args.router == KILOTOK_ROUTER_SOFTMAX ? weight[i] : weight[i] + b));
-    }
+    const uint32_t expert = min(lane + 32 * i, args.experts - 1);
+    weight[i] = __ldcg(logits + expert);
+    biased[i] = __ldg(bias + expert);
   }
-  float mine = 0.0f;  // lane r: the weight of rank r
+#pragma unroll
+  for (uint32_t i = 0; i < PER_LANE; ++i) {
+    if (!is_softmax) weight[i] = 1.0f / (1.0f + expf(-weight[i]));
+    biased[i] += weight[i];
+    if (is_softmax) weight[i] = biased[i];
+    // 0 is taken by what is no candidate.
+    key[i] = lane + 32 * i < args.experts ? max(1u, ordered(biased[i])) : 0;
+  }
+  float mine = 0.0f, sum = 0.0f, first = 0.0f;  // mine: lane r has the weight of rank r
   uint32_t chosen = 0;
   for (uint32_t rank = 0; rank < args.top_k; ++rank) {
-    uint32_t best = 0, at = 0;
+    const uint2 best = largest(key);
+    const uint32_t most = __reduce_max_sync(0xFFFFFFFFu, best.x);
+    const uint32_t expert =
+        __reduce_min_sync(0xFFFFFFFFu, best.x == most ? lane + 32 * best.y : 0xFFFFFFFFu);
     float value = 0.0f;
 #pragma unroll
     for (uint32_t i = 0; i < PER_LANE; ++i) {
-      if (key[i] > best) {
-        best = key[i];
-        at = i;
-        value = weight[i];
-      }
+      const bool is_it = lane + 32 * i == expert;
+      value = is_it ? weight[i] : value;
+      key[i] = is_it ? 0 : key[i];
     }
-    const uint32_t most = __reduce_max_sync(0xFFFFFFFFu, best);
-    const uint32_t expert =
-        __reduce_min_sync(0xFFFFFFFFu, best == most ? lane + 32 * at : 0xFFFFFFFFu);
-    const uint32_t owner = expert % 32;
-    value = __shfl_sync(0xFFFFFFFFu, value, owner);
-#pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; ++i) {
-      key[i] = lane + 32 * i == expert ? 0 : key[i];
-    }
+    value = __shfl_sync(0xFFFFFFFFu, value, expert % 32);
+    if (rank == 0) first = value;
+    if (is_softmax) value = expf(value - first);
+    sum += value;  // in order of rank
     if (lane == rank) {
       mine = value;
       chosen = expert;
     }
   }
-  const bool is_rank = lane < args.top_k;
-  if (args.router == KILOTOK_ROUTER_SOFTMAX) {
-    const float largest = __shfl_sync(0xFFFFFFFFu, mine, 0);
-    mine = is_rank ? expf(mine - largest) : 0.0f;
+  if (is_softmax) {
+    mine /= sum;
+  } else {
+    if (args.router == KILOTOK_ROUTER_SIGMOID_NORMALIZED) mine /= sum + 1e-20f;
+    mine *= args.router_scale;
   }
-  if (args.router != KILOTOK_ROUTER_SIGMOID) {
-    // In order of rank.
-    float sum = 0.0f;
-    for (uint32_t rank = 0; rank < args.top_k; ++rank) sum += __shfl_sync(0xFFFFFFFFu, mine, rank);
-    mine = args.router == KILOTOK_ROUTER_SOFTMAX ? mine / sum : mine / (sum + 1e-20f);
-  }
-  if (args.router != KILOTOK_ROUTER_SOFTMAX) mine *= args.router_scale;
-  if (is_rank) {
+  if (lane < args.top_k) {
     routes.expert[row * args.top_k + lane] = chosen;
     routes.gate[row * args.top_k + lane] = mine;
   }
 }
 
-// shared.touched from shared.routes; needs sync_math() before and after.
-__device__ __forceinline__ void group_pairs(Shared& shared, uint32_t pairs, const Block& block) {
+// shared.touched from shared.routes, by warp 0: experts in ascending order, so that the order in
+// which a row's experts are added does not depend on other rows.
+__device__ __forceinline__ void group_pairs(Shared& shared, uint32_t pairs, uint32_t top_k,
+                                            const Block& block) {
   if (block.warp != 0) return;
-  // Lane l looks after pairs l and l + 32.
-  const uint32_t* experts = shared.routes.expert;
-  uint32_t firsts[2];
-  uint32_t rank[2] = {0, 0}, first[2];
+  constexpr uint32_t WORDS = MAX_EXPERTS / 32;
+  static_assert(WORDS <= 32);
+  uint32_t* chosen = shared.touched.chosen;
+  if (block.lane < WORDS) chosen[block.lane] = 0;
 #pragma unroll
-  for (uint32_t half = 0; half < 2; ++half) {
-    const uint32_t pair = block.lane + 32 * half;
-    first[half] = pair;
-    if (pair < pairs) {
-      for (uint32_t q = 0; q < pair; ++q) {
-        if (experts[q] == experts[pair]) {
-          if (rank[half] == 0) first[half] = q;
-          ++rank[half];
-        }
-      }
-    }
-    firsts[half] = __ballot_sync(0xFFFFFFFFu, pair < pairs && rank[half] == 0);
-  }
-  const uint32_t count = __popc(firsts[0]) + __popc(firsts[1]);
-  for (uint32_t i = block.lane; i < count * KILOTOK_ROWS / 4; i += 32) {
-    reinterpret_cast<uint32_t*>(shared.touched.column)[i] = 0xFFFFFFFFu;
+  for (uint32_t i = 0; i < sizeof(shared.touched.pair) / 128; ++i) {
+    reinterpret_cast<uint32_t*>(shared.touched.pair)[block.lane + 32 * i] = 0xFFFFFFFFu;
   }
   __syncwarp();
+  uint32_t expert[2];
 #pragma unroll
   for (uint32_t half = 0; half < 2; ++half) {
     const uint32_t pair = block.lane + 32 * half;
-    if (pair >= pairs) continue;
-    const uint32_t before = first[half] < 32
-                                ? __popc(firsts[0] & ((1u << first[half]) - 1))
-                                : __popc(firsts[0]) + __popc(firsts[1] & ((1u << (first[half] - 32)) - 1));
-    if (rank[half] == 0) shared.touched.expert[before] = experts[pair];
-    shared.touched.column[before][rank[half]] = static_cast<uint8_t>(pair);
+    expert[half] = pair < pairs ? shared.routes.expert[pair] : 0;
+    if (pair < pairs) atomicOr(chosen + expert[half] / 32, 1u << expert[half] % 32);
   }
-  if (block.lane == 0) shared.touched.count = count;
+  __syncwarp();
+  // Lane w: experts chosen before word w.
+  const uint32_t word = block.lane < WORDS ? chosen[block.lane] : 0;
+  uint32_t before = __popc(word);
+#pragma unroll
+  for (uint32_t distance = 1; distance < WORDS; distance *= 2) {
+    const uint32_t other = __shfl_up_sync(0xFFFFFFFFu, before, distance);
+    if (block.lane >= distance) before += other;
+  }
+  if (block.lane == WORDS - 1) shared.touched.count = before;
+  before -= __popc(word);
+#pragma unroll
+  for (uint32_t half = 0; half < 2; ++half) {
+    const uint32_t pair = block.lane + 32 * half;
+    const uint32_t base = __shfl_sync(0xFFFFFFFFu, before, expert[half] / 32);
+    const uint32_t bits = __shfl_sync(0xFFFFFFFFu, word, expert[half] / 32);
+    if (pair >= pairs) continue;
+    const uint32_t which = base + __popc(bits & ((1u << expert[half] % 32) - 1));
+    shared.touched.expert[which] = expert[half];
+    shared.touched.pair[which][pair / top_k] = static_cast<uint8_t>(pair);
+  }
 }
 
-// Tells the warp that streams that the experts of op `serial` are known.
-__device__ __forceinline__ void publish_experts(Shared& shared, uint32_t serial, const Block& block) {
+// Tells the warps that stream that the experts of this op are known.
+__device__ __forceinline__ void publish_experts(Shared& shared, const Block& block) {
   if (block.thread == 0) {
     __threadfence_block();
-    store_volatile(shared.routed, serial);
+    store_volatile(shared.routed, shared.serial);
   }
 }
 
 __device__ __forceinline__ void select_experts(const KilotokMoeUp& args, const Block& block,
-                                               Shared& shared, uint32_t serial) {
+                                               Shared& shared) {
   const uint32_t rows = block.pass->rows, pairs = rows * args.top_k;
   if (block.warp < rows) select_row(args, block.warp, block.lane, shared.routes);
   sync_math();
-  group_pairs(shared, pairs, block);
-  sync_math();
-  publish_experts(shared, serial, block);
+  group_pairs(shared, pairs, args.top_k, block);
+  __syncwarp();
+  publish_experts(shared, block);
   if (block.index == 0 && block.thread < pairs) {
     KilotokRoutes* routes = reinterpret_cast<KilotokRoutes*>(args.routes);
     routes->expert[block.thread] = shared.routes.expert[block.thread];
@@ -145,17 +168,18 @@ __device__ __forceinline__ void select_experts(const KilotokMoeUp& args, const B
 }
 
 // For moe_down where moe_up ran in another kernel.
-__device__ __forceinline__ void load_experts(uint64_t from, uint32_t pairs, const Block& block,
-                                             Shared& shared, uint32_t serial) {
+__device__ __forceinline__ void load_experts(uint64_t from, uint32_t top_k, const Block& block,
+                                             Shared& shared) {
+  const uint32_t pairs = block.pass->rows * top_k;
   const KilotokRoutes* routes = reinterpret_cast<const KilotokRoutes*>(from);
   if (block.thread < pairs) {
     shared.routes.expert[block.thread] = __ldcg(&routes->expert[block.thread]);
     shared.routes.gate[block.thread] = __ldcg(&routes->gate[block.thread]);
   }
   sync_math();
-  group_pairs(shared, pairs, block);
-  sync_math();
-  publish_experts(shared, serial, block);
+  group_pairs(shared, pairs, top_k, block);
+  __syncwarp();
+  publish_experts(shared, block);
 }
 
 }  // namespace kilotok::ops

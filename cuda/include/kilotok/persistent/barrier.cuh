@@ -1,7 +1,7 @@
 // What all blocks wait for together.
 #pragma once
 
-#include "kilotok/persistent/block.cuh"
+#include "kilotok/persistent/shared.cuh"
 
 namespace kilotok {
 
@@ -22,7 +22,8 @@ __device__ __forceinline__ uint64_t now_ns() {
 }
 
 // A block that waits longer for another one gives up, and the engine with it.
-inline constexpr uint64_t PATIENCE_NS = 2'000'000'000;
+// Shorter than the host's patience, so that the host hears who waited for what.
+inline constexpr uint64_t PATIENCE_NS = 500'000'000;
 
 // Says who waited for what, and stops the kernel with an error.
 __device__ __noinline__ void give_up(KilotokMailbox* mailbox, uint32_t block, uint32_t op,
@@ -38,41 +39,33 @@ __device__ __noinline__ void give_up(KilotokMailbox* mailbox, uint32_t block, ui
 }
 
 // One counter that only grows; all blocks are resident. Results that stand in device memory when a
-// block arrives can be read (through L2) by every block that has passed.
-struct GridBarrier {
-  uint32_t* word;
-  uint32_t target;
-  uint32_t count;
-  KilotokMailbox* mailbox;
-
-  __device__ GridBarrier(const KilotokMachine& machine)
-      : word(reinterpret_cast<uint32_t*>(machine.barrier)),
-        target(0),
-        count(machine.num_blocks),
-        mailbox(reinterpret_cast<KilotokMailbox*>(machine.mailbox)) {}
-
-  // By all math threads. `is_patient`: the others may take as long as they like.
-  __device__ __forceinline__ void pass(const Block& block, uint32_t op, bool is_patient) {
-    target += count;
-    sync_math();
-    if (block.thread == 0) {
-      __threadfence();
-      add_release(word, 1);
-      uint64_t deadline = 0;
-      for (uint32_t tries = 1;; ++tries) {
-        const uint32_t seen = load_acquire(word);
-        if (static_cast<int32_t>(seen - target) >= 0) break;
-        if (is_patient) {
-          __nanosleep(100);
-        } else if (tries % 4096 == 0) {
-          const uint64_t now = now_ns();
-          if (deadline == 0) deadline = now + PATIENCE_NS;
-          if (now > deadline) give_up(mailbox, block.index, op, seen, target);
+// block arrives can be read (through L2) by every block that has passed. By all math threads.
+// `is_patient`: the others may take as long as they like.
+__device__ __forceinline__ void pass_barrier(const KilotokMachine& machine, const Block& block,
+                                             Shared& shared, bool is_patient) {
+  sync_math();
+  if (block.thread == 0) {
+    uint32_t* word = reinterpret_cast<uint32_t*>(machine.barrier);
+    const uint32_t arrivals = shared.arrivals + machine.num_blocks;
+    shared.arrivals = arrivals;
+    add_release(word, 1);
+    uint64_t deadline = 0;
+    for (uint32_t tries = 1;; ++tries) {
+      const uint32_t seen = load_acquire(word);
+      if (static_cast<int32_t>(seen - arrivals) >= 0) break;
+      if (is_patient) {
+        __nanosleep(40);
+      } else if (tries % 4096 == 0) {
+        const uint64_t now = now_ns();
+        if (deadline == 0) deadline = now + PATIENCE_NS;
+        if (now > deadline) {
+          give_up(reinterpret_cast<KilotokMailbox*>(machine.mailbox), block.index, shared.at,
+                  seen, arrivals);
         }
       }
     }
-    sync_math();
   }
-};
+  sync_math();
+}
 
 }  // namespace kilotok

@@ -1,4 +1,4 @@
-// One block of the machine: twelve warps that compute, one that streams weights ahead of them.
+// One block of the machine: twelve warps that compute, four that stream weights ahead of them.
 //
 // Ops are device functions `op(args, block)` that all math threads of all blocks enter together.
 // Work is split by `block.index` of `block.count`; what is computed may not depend on the split.
@@ -14,7 +14,10 @@ namespace kilotok {
 
 inline constexpr uint32_t MATH_WARPS = 12;
 inline constexpr uint32_t MATH_THREADS = 32 * MATH_WARPS;
-inline constexpr uint32_t BLOCK_THREADS = MATH_THREADS + 32;
+// Streaming warps: one keeps up with no more than three math warps.
+inline constexpr uint32_t FEED_WARPS = 4;
+static_assert(KILOTOK_BLOCK_THREADS == MATH_THREADS + 32 * FEED_WARPS);
+static_assert(MATH_WARPS % FEED_WARPS == 0);
 // Shared memory that an op may use as it likes from its start to its end, 128-byte aligned.
 inline constexpr uint32_t SCRATCH_BYTES = 55296;
 

@@ -3,6 +3,7 @@
 
 #include "kilotok/ops/accept.cuh"
 #include "kilotok/ops/attention.cuh"
+#include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
@@ -23,25 +24,32 @@ __device__ __forceinline__ const T& payload(const Shared& shared) {
   return *reinterpret_cast<const T*>(shared.op.payload);
 }
 
-// `serial`: the op's number in this kernel; `is_alone`: no other op runs in this kernel.
+// `is_alone`: no other op runs in this kernel.
 __device__ __forceinline__ void execute(const KilotokMachine& machine, const Block& block,
-                                        Shared& shared, RingReader& ring, uint32_t serial,
-                                        bool is_alone) {
+                                        Shared& shared, bool is_alone) {
+  KilotokCommand* command = reinterpret_cast<KilotokCommand*>(machine.command);
   switch (shared.op.kind) {
     case KILOTOK_OP_EMBED: return ops::embed(payload<KilotokEmbed>(shared), block);
     case KILOTOK_OP_ROPE: return ops::rope(payload<KilotokRope>(shared), block);
     case KILOTOK_OP_LINEAR:
-      return ops::linear(payload<KilotokLinear>(shared), block, shared, ring);
+      return ops::linear(payload<KilotokLinear>(shared), block, shared);
     case KILOTOK_OP_ATTENTION: return ops::attention(payload<KilotokAttention>(shared), block);
+    case KILOTOK_OP_ATTENTION_MERGE:
+      return ops::attention_merge(payload<KilotokAttentionMerge>(shared), block);
     case KILOTOK_OP_ROUTER: return ops::router(payload<KilotokRouter>(shared), block, shared);
-    case KILOTOK_OP_MOE_UP:
-      return ops::moe_up(payload<KilotokMoeUp>(shared), block, shared, ring, serial);
+    case KILOTOK_OP_MOE_UP: return ops::moe_up(payload<KilotokMoeUp>(shared), block, shared);
     case KILOTOK_OP_MOE_DOWN:
-      return ops::moe_down(payload<KilotokMoeDown>(shared), block, shared, ring, serial, is_alone);
+      return ops::moe_down(payload<KilotokMoeDown>(shared), block, shared, is_alone);
     case KILOTOK_OP_DRAFT_ATTENTION:
       return ops::draft_attention(payload<KilotokDraftAttention>(shared), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(payload<KilotokDraftContext>(shared), block);
+    case KILOTOK_OP_CHOOSE: return ops::choose(payload<KilotokChoose>(shared), command, block);
+    case KILOTOK_OP_DRAFT_CHOOSE: return ops::draft_choose(payload<KilotokChoose>(shared), block);
+    case KILOTOK_OP_LAY_OUT: return ops::lay_out(payload<KilotokLayOut>(shared), command, block);
+    case KILOTOK_OP_ACCEPT:
+      return ops::accept(payload<KilotokAccept>(shared), command,
+                         reinterpret_cast<KilotokMailbox*>(machine.mailbox), block);
     default: return;
   }
 }

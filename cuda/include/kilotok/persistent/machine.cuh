@@ -45,7 +45,9 @@ __device__ __forceinline__ void decide(const KilotokMachine& machine, const Bloc
   const volatile KilotokMailbox* mailbox =
       reinterpret_cast<const volatile KilotokMailbox*>(machine.mailbox);
   bool is_over = mailbox->stop != 0;
-  for (uint32_t run = 0; run < command->num_runs; ++run) is_over |= command->run[run].ended != 0;
+  for (uint32_t run = 0; run < __ldcg(&command->num_runs); ++run) {
+    is_over |= __ldcg(&command->run[run].ended) != 0;
+  }
   command->over = is_over;
 }
 
@@ -84,134 +86,171 @@ __device__ __forceinline__ void take_command(const KilotokMachine& machine, cons
   }
 }
 
+// A zero that the compiler does not know: what is computed from it cannot be moved out of the loop
+// over ops, where it would be kept in registers that products need.
+__device__ __forceinline__ uint32_t opaque_zero() {
+  uint32_t zero;
+  asm volatile("mov.u32 %0, 0;" : "=r"(zero));
+  return zero;
+}
+
+__device__ __forceinline__ Block block_of(const KilotokMachine& machine, Shared& shared) {
+  const uint32_t thread = threadIdx.x + opaque_zero();
+  return {blockIdx.x, machine.num_blocks, thread, thread / 32, thread % 32, shared.scratch,
+          &shared.pass};
+}
+
+// One word of an op record; records never change while a kernel runs.
+__device__ __forceinline__ uint32_t op_word(const KilotokMachine& machine, uint32_t op) {
+  if (threadIdx.x >= sizeof(KilotokOp) / 4) return 0;
+  return __ldg(reinterpret_cast<const uint32_t*>(ops_of(machine) + op) + threadIdx.x);
+}
+
+__device__ __forceinline__ void set_op(Shared& shared, uint32_t word) {
+  if (threadIdx.x < sizeof(KilotokOp) / 4) {
+    reinterpret_cast<uint32_t*>(&shared.op)[threadIdx.x] = word;
+  }
+}
+
+__device__ __forceinline__ void load_pass(const KilotokMachine& machine, Shared& shared,
+                                          const Block& block) {
+  copy_words(shared.pass, &command_of(machine)->pass, block);
+  sync_math();
+}
+
+// The math threads of a block.
 struct Math {
   const KilotokMachine& machine;
   Shared& shared;
-  Block block;
-  RingReader ring;
-  GridBarrier barrier;
-  uint32_t serial = 1;
 
-  __device__ Math(const KilotokMachine& machine, Shared& shared)
-      : machine(machine),
-        shared(shared),
-        block{blockIdx.x,       machine.num_blocks, threadIdx.x,
-              threadIdx.x / 32, threadIdx.x % 32,   shared.scratch, &shared.pass},
-        ring(shared, threadIdx.x / 32),
-        barrier(machine) {}
-
-  // Op records never change while a kernel runs; the next one is fetched before the barrier.
-  __device__ __forceinline__ void load_op(uint32_t op) {
-    if (block.thread < sizeof(KilotokOp) / 4) {
-      reinterpret_cast<uint32_t*>(&shared.op)[block.thread] =
-          __ldg(reinterpret_cast<const uint32_t*>(ops_of(machine) + op) + block.thread);
-    }
-  }
-
-  // The first op from `op` on that is not skipped.
-  __device__ __forceinline__ uint32_t skip_from(uint32_t op, uint32_t end, uint32_t skip) const {
+  // Makes the first op from `op` on that is not skipped the next one.
+  __device__ __forceinline__ void seek(uint32_t op) const {
+    const uint32_t end = shared.end_op, skip = shared.skip;
     while (op < end && (__ldg(&ops_of(machine)[op].flags) & skip) != 0) ++op;
-    return op;
-  }
-
-  __device__ __forceinline__ void load_pass() {
-    copy_words(shared.pass, &command_of(machine)->pass, block);
+    sync_math();
+    if (op < end) set_op(shared, op_word(machine, op));
+    if (threadIdx.x == 0) shared.at = op;
     sync_math();
   }
 
-  // The ops of a command once. Whether it was the last time.
-  __device__ __forceinline__ void round(uint32_t first, uint32_t end, uint32_t skip) {
-    uint32_t op = skip_from(first, end, skip);
-    load_op(op);
-    load_pass();
-    while (op < end) {
-      ++serial;
-      execute(machine, block, shared, ring, serial, false);
-      const uint32_t flags = shared.op.flags;
-      if ((flags & KILOTOK_FLAG_DECIDES) != 0) decide(machine, block);
-      const uint32_t next = skip_from(op + 1, end, skip);
-      sync_math();
-      if (next < end) load_op(next);
-      barrier.pass(block, op, false);
-      if ((flags & KILOTOK_FLAG_NEW_PASS) != 0) load_pass();
-      op = next;
+  // Brings an op record near while another op runs.
+  __device__ __forceinline__ void prefetch_op(uint32_t op) const {
+    if (threadIdx.x < sizeof(KilotokOp) / 128) {
+      const uint8_t* line = reinterpret_cast<const uint8_t*>(ops_of(machine) + op) + 128 * threadIdx.x;
+      asm volatile("prefetch.global.L1 [%0];" ::"l"(line));
     }
   }
 
-  __device__ void run() {
-    uint32_t number = machine.op;
-    volatile KilotokMailbox* mailbox = reinterpret_cast<volatile KilotokMailbox*>(machine.mailbox);
+  // The ops of a command once.
+  __device__ __forceinline__ void round() {
+    seek(shared.first_op);
+    load_pass(machine, shared, block_of(machine, shared));
+    while (shared.at < shared.end_op) {
+      prefetch_op(min(shared.at + 1, shared.end_op - 1));
+      if (threadIdx.x == 0) ++shared.serial;
+      {
+        Shared& own = *reinterpret_cast<Shared*>(reinterpret_cast<uint8_t*>(&shared) + opaque_zero());
+        execute(machine, block_of(machine, own), own, false);
+      }
+      const Block block = block_of(machine, shared);
+      const uint32_t flags = shared.op.flags;
+      if ((flags & KILOTOK_FLAG_DECIDES) != 0) decide(machine, block);
+      sync_math();
+      set_op(shared, op_word(machine, min(shared.at + 1, shared.end_op - 1)));
+      if (block.thread == 0) ++shared.at;
+      pass_barrier(machine, block, shared, false);
+      if ((flags & KILOTOK_FLAG_NEW_PASS) != 0) load_pass(machine, shared, block);
+      if (shared.at < shared.end_op && (shared.op.flags & shared.skip) != 0) seek(shared.at);
+    }
+  }
+
+  // The header of the newest command, for all threads of the block; the number of rounds.
+  __device__ __forceinline__ uint32_t read_command() const {
+    if (threadIdx.x == 0) {
+      const uint4 head = __ldcg(reinterpret_cast<const uint4*>(command_of(machine)));
+      shared.first_op = head.x;
+      shared.end_op = head.x + head.y;
+      shared.rounds = head.z;
+      shared.to_go = head.z;
+      shared.skip = head.w;
+      __threadfence_block();
+      store_volatile(shared.commands, ++shared.number);
+    }
+    sync_math();
+    return shared.rounds;
+  }
+
+  __device__ __forceinline__ bool is_teller() const { return blockIdx.x == 0 && threadIdx.x == 0; }
+
+  __device__ __forceinline__ volatile KilotokMailbox* mailbox() const {
+    return reinterpret_cast<volatile KilotokMailbox*>(machine.mailbox);
+  }
+
+  // Whether there is another round.
+  __device__ __forceinline__ bool conclude_round() const {
+    const bool is_over = shared.to_go == 1 || __ldcg(&command_of(machine)->over) != 0;
+    sync_math();
+    if (threadIdx.x == 0) {
+      --shared.to_go;
+      shared.over = is_over;
+      __threadfence_block();
+      store_volatile(shared.verdicts, shared.verdicts + 1);
+    }
+    sync_math();
+    return !is_over;
+  }
+
+  __device__ __forceinline__ void run() {
     for (;;) {
-      if (block.index == 0) take_command(machine, block, number);
-      barrier.pass(block, 0xFFFFFFFFu, true);
-      const KilotokCommand* command = command_of(machine);
-      const uint32_t first = __ldcg(&command->first_op), end = first + __ldcg(&command->num_ops);
-      const uint32_t rounds = __ldcg(&command->rounds), skip = __ldcg(&command->skip);
-      if (block.thread == 0) {
-        shared.first_op = first;
-        shared.num_ops = end - first;
-        shared.rounds = rounds;
-        shared.skip = skip;
-        __threadfence_block();
-        store_volatile(shared.commands, number + 1);
-      }
-      if (rounds == 0) {
-        if (block.index == 0 && block.thread == 0) {
-          if (mailbox->doorbell != number) mailbox->finished = number + 1;
-          __threadfence_system();
-          mailbox->parked = 1;
-        }
-        return;
-      }
-      ++number;
-      for (uint32_t done = 1;; ++done) {
-        round(first, end, skip);
-        const uint32_t over = done >= rounds || __ldcg(&command->over) != 0;
-        sync_math();
-        if (block.thread == 0) {
-          shared.over = over;
-          __threadfence_block();
-          store_volatile(shared.verdicts, shared.verdicts + 1);
-        }
-        if (over != 0) break;
-        if (block.index == 0 && block.thread == 0) mailbox->heartbeat = mailbox->heartbeat + 1;
-      }
-      if (block.index == 0 && block.thread == 0) {
+      const Block block = block_of(machine, shared);
+      if (block.index == 0) take_command(machine, block, shared.number);
+      pass_barrier(machine, block, shared, true);
+      if (read_command() == 0) break;
+      do {
+        if (is_teller()) mailbox()->heartbeat = mailbox()->heartbeat + 1;
+        round();
+      } while (conclude_round());
+      if (is_teller()) {
         __threadfence_system();
-        mailbox->finished = number;
+        mailbox()->finished = shared.number;
       }
+    }
+    if (is_teller()) {
+      __threadfence_system();
+      mailbox()->parked = 1;
     }
   }
 
   // Graph mode: the op of this launch.
-  __device__ void run_alone() {
+  __device__ __forceinline__ void run_alone() {
     ptx::wait_for_previous_grid();
-    load_op(machine.op);
-    load_pass();
+    const Block block = block_of(machine, shared);
+    set_op(shared, op_word(machine, machine.op));
+    load_pass(machine, shared, block);
     if ((shared.op.flags & __ldcg(&command_of(machine)->skip)) != 0) return;
-    execute(machine, block, shared, ring, 2, true);
+    execute(machine, block, shared, true);
     if ((shared.op.flags & KILOTOK_FLAG_DECIDES) != 0) decide(machine, block);
   }
 };
 
-// The streaming warp of a resident kernel.
-__device__ void feed_commands(const KilotokMachine& machine, Shared& shared) {
+// A streaming warp of a resident kernel.
+__device__ __forceinline__ void feed_commands(const KilotokMachine& machine, Shared& shared) {
   const uint32_t lane = threadIdx.x % 32;
-  Feed feed(shared, lane, blockIdx.x, machine.num_blocks);
+  Feed feed(shared, threadIdx.x / 32 - MATH_WARPS, lane, blockIdx.x, machine.num_blocks);
   uint32_t serial = 1, verdicts = 0;
   for (uint32_t number = machine.op;; ++number) {
     while (load_volatile(shared.commands) != number + 1) __nanosleep(100);
     __threadfence_block();
     if (load_volatile(shared.rounds) == 0) return;
     const uint32_t first = load_volatile(shared.first_op);
-    const uint32_t end = first + load_volatile(shared.num_ops), skip = load_volatile(shared.skip);
+    const uint32_t end = load_volatile(shared.end_op), skip = load_volatile(shared.skip);
     bool is_over = false;
     while (!is_over) {
       for (uint32_t op = first; op < end; ++op) {
         const KilotokOp* record = ops_of(machine) + op;
         const uint2 head = __ldg(reinterpret_cast<const uint2*>(record));
         if ((head.y & skip) != 0) continue;
-        feed.op(record, head.x, ++serial);
+        feed.op(record, head.x, ++serial, op + 2 < end);
       }
       ++verdicts;
       while (load_volatile(shared.verdicts) != verdicts) __nanosleep(20);
@@ -222,26 +261,31 @@ __device__ void feed_commands(const KilotokMachine& machine, Shared& shared) {
   }
 }
 
-// The streaming warp of a launch in graph mode: weights that no earlier op decides about are asked
+// A streaming warp of a launch in graph mode: weights that no earlier op decides about are asked
 // for before the previous launch has ended.
-__device__ void feed_alone(const KilotokMachine& machine, Shared& shared) {
+__device__ __forceinline__ void feed_alone(const KilotokMachine& machine, Shared& shared) {
   const KilotokOp* record = ops_of(machine) + machine.op;
   const uint2 head = __ldg(reinterpret_cast<const uint2*>(record));
-  if (!is_streamed(head.x)) return;
+  if (!is_streamed(head.x) && head.x != KILOTOK_OP_ROUTER) return;
   if (head.y != 0) {
     ptx::wait_for_previous_grid();
     if ((head.y & __ldcg(&command_of(machine)->skip)) != 0) return;
   }
-  Feed feed(shared, threadIdx.x % 32, blockIdx.x, machine.num_blocks);
-  feed.op(record, head.x, 2);
+  Feed feed(shared, threadIdx.x / 32 - MATH_WARPS, threadIdx.x % 32, blockIdx.x,
+            machine.num_blocks);
+  feed.op(record, head.x, 2, false);
 }
 
-__device__ __forceinline__ Shared& start(uint32_t commands) {
+__device__ __forceinline__ Shared& start(uint32_t number, uint32_t serial) {
   extern __shared__ __align__(128) uint8_t memory[];
   Shared& shared = *reinterpret_cast<Shared*>(memory);
   ring_init(shared, threadIdx.x);
   if (threadIdx.x == 0) {
-    shared.commands = commands;
+    shared.commands = number;
+    shared.number = number;
+    shared.serial = serial;
+    shared.arrivals = 0;
+    for (uint32_t warp = 0; warp < MATH_WARPS; ++warp) shared.taken[warp] = 0;
     shared.routed = 0;
     shared.verdicts = 0;
     shared.over = 0;

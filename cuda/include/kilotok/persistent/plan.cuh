@@ -14,17 +14,20 @@ namespace kilotok {
 // reading rows meets a bank twice.
 inline constexpr uint32_t PART_STRIDE = 36;
 inline constexpr uint32_t PART_FLOATS = KILOTOK_ROWS * PART_STRIDE;
-// Two groups alternate, so that one can be finished while the next is begun.
-inline constexpr uint32_t GROUP_ITEMS = SCRATCH_BYTES / (2 * 4 * PART_FLOATS);
-static_assert(GROUP_ITEMS == 24, "a tile has at most 24 chunks");
+// A tile has at most 24 chunks (program.h), two for each warp.
+inline constexpr uint32_t GROUP_ITEMS = 24;
+// Of a warp's activations, ahead of its products.
+inline constexpr uint32_t AHEAD_BYTES = 4096;
 
-// The experts that the rows of a pass chose, each once, in the order of its first pair.
+// The experts that the rows of a pass chose, each once, ascending.
 struct Touched {
   uint32_t count;
   uint32_t reserved;
   uint32_t expert[KILOTOK_PAIRS];
-  // Pairs that chose it, in order; NO_PAIR past their end.
-  uint8_t column[KILOTOK_PAIRS][KILOTOK_ROWS];
+  // The pair of row n that chose it; NO_PAIR where the row did not.
+  uint8_t pair[KILOTOK_PAIRS][KILOTOK_ROWS];
+  // A bit per expert.
+  uint32_t chosen[16];
 };
 inline constexpr uint32_t NO_PAIR = 0xFF;
 
@@ -33,14 +36,17 @@ struct Place {
   uint32_t which;  // index into Touched; 0 for a matrix without experts
 };
 
+// Everything that takes a division is here, once per op.
 struct Plan {
   const uint8_t* steps;
   uint64_t expert_bytes;
   uint32_t tiles, steps_per_tile, chunk_steps, step_bytes, slot_steps;
-  uint32_t chunks, units, group_units;
+  uint32_t chunks, units, group_units, groups;
   uint32_t index, count;
-  uint32_t experts;        // touched; 0: no experts
-  bool is_tile_by_tile;    // MOE_DOWN: a block takes all experts of a tile
+  uint32_t experts;                      // touched; 0: no experts
+  bool is_tile_by_tile;                  // MOE_DOWN: a block takes all experts of a tile
+  uint32_t stride_units, stride_chunks;  // from an item of a warp to its next one
+  uint32_t unit_experts, unit_tiles;     // MOE_UP: from a unit of a block to its next one
 
   Plan() = default;
   __device__ Plan(const KilotokMatrix& matrix, uint32_t kind, uint32_t touched, uint32_t block,
@@ -59,10 +65,15 @@ struct Plan {
         index(block),
         count(blocks),
         experts(kind == KILOTOK_OP_LINEAR ? 0 : touched),
-        is_tile_by_tile(kind == KILOTOK_OP_MOE_DOWN) {
+        is_tile_by_tile(kind == KILOTOK_OP_MOE_DOWN),
+        stride_units(MATH_WARPS / chunks),
+        stride_chunks(MATH_WARPS % chunks),
+        unit_experts(blocks / matrix.tiles),
+        unit_tiles(blocks % matrix.tiles) {
     const uint32_t all = kind == KILOTOK_OP_MOE_UP ? tiles * experts : tiles;
     const uint32_t own = all > index ? (all - index - 1) / count + 1 : 0;
     units = is_tile_by_tile ? own * experts : own;
+    groups = (units + group_units - 1) / group_units;
   }
 
   __device__ __forceinline__ Place place(uint32_t unit) const {
@@ -72,63 +83,96 @@ struct Plan {
     return {global % tiles, global / tiles};
   }
 
-  __device__ __forceinline__ uint32_t groups() const {
-    return (units + group_units - 1) / group_units;
+  // From a unit of the block to the one `units` later.
+  __device__ __forceinline__ void move(Place& at, uint32_t units) const {
+    if (experts == 0) {
+      at.tile += units * count;
+    } else if (is_tile_by_tile) {
+      for (at.which += units; at.which >= experts; at.which -= experts) at.tile += count;
+    } else {
+      for (; units > 0; --units) {
+        at.which += unit_experts;
+        at.tile += unit_tiles;
+        if (at.tile >= tiles) {
+          at.tile -= tiles;
+          ++at.which;
+        }
+      }
+    }
   }
 
-  __device__ __forceinline__ uint32_t items(uint32_t group) const {
-    return min(group_units, units - group * group_units) * chunks;
+  __device__ __forceinline__ uint32_t units_in(uint32_t group) const {
+    return min(group_units, units - group * group_units);
   }
 };
 
 // A warp's way through its items, `pace` steps at a time.
 struct Walk {
+  Place at;
+  uint32_t group, unit, chunk, step;  // unit: within the group; step: within the chunk
+  uint32_t chunk_end;                 // steps of the chunk
+  uint32_t first_unit, first_chunk;   // of the warp in every group
   uint32_t pace;
-  uint32_t group, item, step;  // step: within the chunk
-  uint32_t chunk_end;          // steps of the chunk
   bool is_over;
 
   __device__ Walk(const Plan& plan, uint32_t warp, uint32_t pace)
-      : pace(pace), group(0), item(warp), step(0), chunk_end(0), is_over(false) {
-    settle(plan, warp);
+      : at(plan.place(0)),
+        group(0),
+        unit(warp / plan.chunks),
+        chunk(warp % plan.chunks),
+        step(0),
+        first_unit(unit),
+        first_chunk(chunk),
+        pace(pace) {
+    is_over = plan.groups == 0 || unit >= plan.units_in(0);
+    if (is_over) return;
+    plan.move(at, unit);
+    set_chunk_end(plan);
   }
 
-  // To the first item at or after this place that exists.
-  __device__ __forceinline__ void settle(const Plan& plan, uint32_t warp) {
-    while (group < plan.groups() && item >= plan.items(group)) {
-      ++group;
-      item = warp;
-    }
-    is_over = group >= plan.groups();
-    if (!is_over) {
-      const uint32_t chunk = item % plan.chunks;
-      chunk_end = min(plan.chunk_steps, plan.steps_per_tile - chunk * plan.chunk_steps);
-    }
+  __device__ __forceinline__ void set_chunk_end(const Plan& plan) {
+    chunk_end = min(plan.chunk_steps, plan.steps_per_tile - chunk * plan.chunk_steps);
   }
 
-  __device__ __forceinline__ void next(const Plan& plan, uint32_t warp) {
+  __device__ __forceinline__ void next(const Plan& plan) {
     step += pace;
     if (step < chunk_end) return;
     step = 0;
-    item += MATH_WARPS;
-    settle(plan, warp);
+    uint32_t units = plan.stride_units;
+    chunk += plan.stride_chunks;
+    if (chunk >= plan.chunks) {
+      chunk -= plan.chunks;
+      ++units;
+    }
+    const uint32_t here = plan.units_in(group);
+    if (unit + units >= here) {
+      // Only the last group may be too short for a warp.
+      if (++group == plan.groups || first_unit >= plan.units_in(group)) {
+        is_over = true;
+        return;
+      }
+      units = here - unit + first_unit;
+      unit = first_unit;
+      chunk = first_chunk;
+    } else {
+      unit += units;
+    }
+    plan.move(at, units);
+    set_chunk_end(plan);
   }
 
-  __device__ __forceinline__ uint32_t unit(const Plan& plan) const {
-    return group * plan.group_units + item / plan.chunks;
+  __device__ __forceinline__ uint32_t item(const Plan& plan) const {
+    return unit * plan.chunks + chunk;
   }
 
   // First step of the next `pace`, within the tile.
   __device__ __forceinline__ uint32_t first_step(const Plan& plan) const {
-    return item % plan.chunks * plan.chunk_steps + step;
+    return chunk * plan.chunk_steps + step;
   }
 
-  __device__ __forceinline__ uint32_t steps() const {
-    return min(pace, chunk_end - step);
-  }
+  __device__ __forceinline__ uint32_t steps() const { return min(pace, chunk_end - step); }
 
   __device__ __forceinline__ const uint8_t* address(const Plan& plan, const Touched& touched) const {
-    const Place at = plan.place(unit(plan));
     const uint8_t* from = plan.steps;
     if (plan.experts > 0) from += touched.expert[at.which] * plan.expert_bytes;
     const uint64_t steps = static_cast<uint64_t>(at.tile) * plan.steps_per_tile + first_step(plan);

@@ -1,6 +1,6 @@
 // The ring of a math warp: slots of weights that the streaming warp fills and the math warp empties.
 //
-// Lane w of the streaming warp feeds warp w. A lane asks for the next slot only when fewer than
+// A lane of a streaming warp feeds one math warp. It asks for the next slot only when fewer than
 // IN_FLIGHT of its slots are on their way: what is queued in the memory system delays everything
 // that blocks tell each other, what has landed does not.
 #pragma once
@@ -26,21 +26,29 @@ __device__ __forceinline__ void ring_init(Shared& shared, uint32_t thread) {
   }
 }
 
-// The math warp's end.
+// The math warp's end. All that lasts from op to op is the number of slots taken so far.
 struct RingReader {
   uint32_t slots, full, empty;  // shared addresses of the warp's first ones
-  uint32_t slot = 0, parity = 0;
+  uint32_t taken;
 
   __device__ RingReader(Shared& shared, uint32_t warp)
       : slots(ptx::shared_address(shared.ring[warp])),
         full(ptx::shared_address(shared.full[warp])),
-        empty(ptx::shared_address(shared.empty[warp])) {}
+        empty(ptx::shared_address(shared.empty[warp])),
+        taken(shared.taken[warp]) {}
+
+  // At the end of an op.
+  __device__ __forceinline__ void keep(Shared& shared, const Block& block) const {
+    if (block.lane == 0) shared.taken[block.warp] = taken;
+    __syncwarp();
+  }
 
   // Waits for the next slot; its shared address.
   __device__ __forceinline__ uint32_t wait() const {
+    const uint32_t slot = taken % SLOTS, parity = taken / SLOTS;
     for (uint32_t tries = 0; !ptx::mbarrier_try_wait(full + 8 * slot, parity);) {
       // Seconds: a copy that never lands is a bug, and the kernel stops with an error.
-      if (++tries == 1u << 24) __trap();
+      if (++tries == 1u << 22) __trap();
     }
     return slots + slot * SLOT_BYTES;
   }
@@ -48,11 +56,8 @@ struct RingReader {
   // Gives the slot back; all lanes have read what they need of it.
   __device__ __forceinline__ void release(uint32_t lane) {
     __syncwarp();
-    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * slot);
-    if (++slot == SLOTS) {
-      slot = 0;
-      parity ^= 1;
-    }
+    if (lane == 0) ptx::mbarrier_arrive(empty + 8 * (taken % SLOTS));
+    if (++taken == 2 * SLOTS) taken = 0;
   }
 };
 

@@ -70,7 +70,10 @@ impl Vm {
                     *y *= rms;
                 }
                 self.add_bias(up.bias, expert, &mut y);
-                let hidden = join(&up.activation, &y, up.out_width as usize);
+                let mut hidden = join(&up.activation, &y, up.out_width as usize);
+                for hidden in &mut hidden {
+                    *hidden *= gate;
+                }
                 self.put_bf16(up.hidden, pair, up.hidden_stride, &hidden);
             }
         }
@@ -93,10 +96,11 @@ impl Vm {
             for pair in row * top_k..(row + 1) * top_k {
                 let (expert, gate) = (routes.expert[pair], routes.gate[pair]);
                 let stride = down.hidden_stride;
-                let mut y =
-                    self.multiply(&down.weights, expert as usize, down.hidden, pair, stride);
-                self.add_bias(down.bias, expert, &mut y);
-                sum.iter_mut().zip(y).for_each(|(sum, y)| *sum += gate * y);
+                let y = self.multiply(&down.weights, expert as usize, down.hidden, pair, stride);
+                let mut bias = vec![0.0; y.len()];
+                self.add_bias(down.bias, expert, &mut bias);
+                let terms = y.iter().zip(&bias).map(|(y, bias)| y + gate * bias);
+                sum.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term);
             }
             self.add_to_residual(&down.to, row, &sum);
         }
