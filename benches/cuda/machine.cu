@@ -1,5 +1,5 @@
-// The machine itself, without a checkpoint: ops against float64, persistent against graph mode bit by
-// bit, and the time of a stack of layers in both modes against the bytes that it has to read.
+// The machine itself, without a checkpoint: ops against float64, persistent against graph mode bit
+// by bit, and the time of a stack of layers in both modes against the bytes that it has to read.
 //
 //   nvcc -O3 -std=c++20 --expt-relaxed-constexpr -I cuda/include \
 //     -gencode=arch=compute_90a,code=sm_90a -o machine benches/cuda/machine.cu
@@ -79,8 +79,8 @@ const float E2M1[8] = {0, 0.5f, 1, 1.5f, 2, 3, 4, 6};
 
 float e4m3(uint8_t code) {
   const int exponent = code >> 3 & 15, mantissa = code & 7;
-  const float magnitude = exponent == 0 ? std::ldexp(mantissa, -9)
-                                        : std::ldexp(8 + mantissa, exponent - 10);
+  const float magnitude =
+      exponent == 0 ? std::ldexp(mantissa, -9) : std::ldexp(8 + mantissa, exponent - 10);
   return code & 128 ? -magnitude : magnitude;
 }
 
@@ -130,8 +130,9 @@ std::vector<uint8_t> pack(uint32_t format, uint32_t tiles, uint32_t cols, const 
   const uint32_t depth = depth_of(format), steps = (cols + depth - 1) / depth;
   const uint32_t bytes = bytes_of(format);
   std::vector<uint8_t> out(static_cast<size_t>(tiles) * steps * bytes, 0);
-  static const int BITS[8][4] = {{15, 8, 7, 14}, {31, 24, 23, 30}, {13, 6, 5, 4},     {29, 22, 21, 20},
-                                 {9, 2, 1, 0},   {25, 18, 17, 16}, {19, 12, 11, 10}, {3, 28, 27, 26}};
+  static const int BITS[8][4] = {{15, 8, 7, 14},   {31, 24, 23, 30}, {13, 6, 5, 4},
+                                 {29, 22, 21, 20}, {9, 2, 1, 0},     {25, 18, 17, 16},
+                                 {19, 12, 11, 10}, {3, 28, 27, 26}};
   for (uint32_t tile = 0; tile < tiles; ++tile) {
     for (uint32_t step = 0; step < steps; ++step) {
       uint8_t* to = out.data() + (static_cast<size_t>(tile) * steps + step) * bytes;
@@ -149,7 +150,8 @@ std::vector<uint8_t> pack(uint32_t format, uint32_t tiles, uint32_t cols, const 
               const size_t index = static_cast<size_t>(at) * cols + col;
               if (format == KILOTOK_MXFP4) {
                 for (int bit = 0; bit < 4; ++bit) {
-                  words[0] |= static_cast<uint32_t>(w->codes[index] >> (3 - bit) & 1) << BITS[i][bit];
+                  words[0] |= static_cast<uint32_t>(w->codes[index] >> (3 - bit) & 1)
+                              << BITS[i][bit];
                 }
               } else if (format == KILOTOK_FP8) {
                 const uint32_t code = w->codes[index];
@@ -163,7 +165,8 @@ std::vector<uint8_t> pack(uint32_t format, uint32_t tiles, uint32_t cols, const 
             if (format == KILOTOK_MXFP4) {
               std::memcpy(to + 512 * half + 16 * lane + 4 * product, words, 4);
             } else if (format == KILOTOK_FP8) {
-              std::memcpy(to + 2048 * half + 512 * (product / 2) + 16 * lane + 8 * (product % 2), words, 8);
+              std::memcpy(to + 2048 * half + 512 * (product / 2) + 16 * lane + 8 * (product % 2),
+                          words, 8);
             } else {
               std::memcpy(to + 2048 * half + 512 * product + 16 * lane, words, 16);
             }
@@ -190,7 +193,11 @@ std::vector<uint8_t> pack(uint32_t format, uint32_t tiles, uint32_t cols, const 
 
 KilotokMatrix matrix_of(uint32_t format, uint32_t tiles, uint32_t cols, const uint8_t* steps,
                         uint64_t expert_bytes = 0) {
-  return {address(steps), expert_bytes, format, tiles, (cols + depth_of(format) - 1) / depth_of(format),
+  return {address(steps),
+          expert_bytes,
+          format,
+          tiles,
+          (cols + depth_of(format) - 1) / depth_of(format),
           chunk_steps(format, cols)};
 }
 
@@ -241,13 +248,14 @@ class Machine {
       const cudaError_t status = cudaStreamQuery(stream_);
       if (status != cudaErrorNotReady) CHECK(status);
       if (box->error != 0 || std::chrono::steady_clock::now() - begin > std::chrono::seconds(4)) {
-        std::fprintf(stderr, "machine: error %u, waiting %u %u %u %u, finished %u of %u\n", box->error,
-                     box->waiting[0], box->waiting[1], box->waiting[2], box->waiting[3], box->finished,
-                     number_);
+        std::fprintf(stderr, "machine: error %u, waiting %u %u %u %u, finished %u of %u\n",
+                     box->error, box->waiting[0], box->waiting[1], box->waiting[2], box->waiting[3],
+                     box->finished, number_);
         std::exit(1);
       }
     }
-    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin).count();
+    return std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - begin)
+        .count();
   }
 
   void park() {
@@ -275,7 +283,6 @@ class Machine {
     CHECK(cudaGraphDestroy(graph));
     return ms;
   }
-
 
  private:
   void start() {
@@ -348,7 +355,15 @@ struct Residual {
     CHECK(cudaMemcpy(residual, start.data(), start.size() * 4, cudaMemcpyHostToDevice));
   }
   KilotokResidual args() const {
-    return {address(residual), address(device_copy(weight)), address(x), address(squares), 0, stride, stride, 0, 0};
+    return {address(residual),
+            address(device_copy(weight)),
+            address(x),
+            address(squares),
+            0,
+            stride,
+            stride,
+            0,
+            0};
   }
 };
 
@@ -357,15 +372,16 @@ void check_linear(uint32_t format, uint32_t rows_out, uint32_t cols, uint32_t st
   const bool is_swiglu = store == KILOTOK_STORE_SWIGLU;
   const uint32_t inter = rows_out / 2;
   const uint32_t tiles = is_swiglu ? (inter + 15) / 16 : (rows_out + 31) / 32;
-  const auto steps = pack(format, tiles, cols, [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
-    uint32_t at = tile * 32 + row;
-    if (is_swiglu) {
-      at = tile * 16 + row % 16;
-      if (at >= inter) return {&w, -1};
-      return {&w, static_cast<int>(row < 16 ? at : at + inter)};
-    }
-    return {&w, at < rows_out ? static_cast<int>(at) : -1};
-  });
+  const auto steps =
+      pack(format, tiles, cols, [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
+        uint32_t at = tile * 32 + row;
+        if (is_swiglu) {
+          at = tile * 16 + row % 16;
+          if (at >= inter) return {&w, -1};
+          return {&w, static_cast<int>(row < 16 ? at : at + inter)};
+        }
+        return {&w, at < rows_out ? static_cast<int>(at) : -1};
+      });
   const uint32_t x_stride = up(cols, 256);
   std::vector<uint16_t> x(KILOTOK_ROWS * x_stride, 0);
   std::vector<float> squares(3 * KILOTOK_ROWS);
@@ -385,10 +401,12 @@ void check_linear(uint32_t format, uint32_t rows_out, uint32_t cols, uint32_t st
   args.out_stride = up(rows_out, 128);
   args.out_width = is_swiglu ? inter : rows_out;
   args.store = store;
-  const std::string name = "linear format " + std::to_string(format) + " store " + std::to_string(store) + " " +
-                           std::to_string(rows_out) + "x" + std::to_string(cols);
+  const std::string name = "linear format " + std::to_string(format) + " store " +
+                           std::to_string(store) + " " + std::to_string(rows_out) + "x" +
+                           std::to_string(cols);
   const auto read = [&](uint32_t r, uint32_t i, const std::vector<float>& o) {
-    if (is_swiglu) return from_bf16(reinterpret_cast<const uint16_t*>(o.data())[r * args.out_stride + i]);
+    if (is_swiglu)
+      return from_bf16(reinterpret_cast<const uint16_t*>(o.data())[r * args.out_stride + i]);
     return o[r * args.out_stride + i];
   };
   std::vector<std::vector<float>> results;
@@ -419,15 +437,18 @@ void check_linear(uint32_t format, uint32_t rows_out, uint32_t cols, uint32_t st
           const auto dot = [&](uint32_t row) {
             double s = 0, a = 0;
             for (uint32_t k = 0; k < cols; ++k) {
-              const double p = static_cast<double>(w.values[static_cast<size_t>(row) * cols + k]) * from_bf16(x[r * x_stride + k]);
+              const double p = static_cast<double>(w.values[static_cast<size_t>(row) * cols + k]) *
+                               from_bf16(x[r * x_stride + k]);
               s += p;
               a += std::fabs(p);
             }
             return std::pair{s * rms, a * rms};
           };
           for (uint32_t i = 0; i < width; ++i) {
-            const float value = store == KILOTOK_STORE_RESIDUAL ? got[r * residual.stride + i] : read(r, i, got);
-            const float first = store == KILOTOK_STORE_RESIDUAL ? base[r * residual.stride + i] : read(r, i, base);
+            const float value =
+                store == KILOTOK_STORE_RESIDUAL ? got[r * residual.stride + i] : read(r, i, got);
+            const float first =
+                store == KILOTOK_STORE_RESIDUAL ? base[r * residual.stride + i] : read(r, i, base);
             unequal += std::memcmp(&value, &first, 4) != 0;
             if (blocks != 0 || rows != 8 || is_graph) continue;
             auto [want, scale] = dot(i);
@@ -438,18 +459,24 @@ void check_linear(uint32_t format, uint32_t rows_out, uint32_t cols, uint32_t st
               worst = std::max(worst, std::fabs(value - want) / scale / 100);
               continue;
             }
-            if (store == KILOTOK_STORE_RESIDUAL) want += residual.start[r * residual.stride + i], scale += 1;
+            if (store == KILOTOK_STORE_RESIDUAL)
+              want += residual.start[r * residual.stride + i], scale += 1;
             worst = std::max(worst, std::fabs(value - want) / scale);
           }
         }
         if (blocks == 0 && rows == 8 && !is_graph) expect(worst < 1e-4, name, worst);
-        if (unequal != 0) expect(false, name + " bits differ at blocks " + std::to_string(blocks) + " rows " + std::to_string(rows) + (is_graph ? " graph" : ""), unequal);
+        if (unequal != 0)
+          expect(false,
+                 name + " bits differ at blocks " + std::to_string(blocks) + " rows " +
+                     std::to_string(rows) + (is_graph ? " graph" : ""),
+                 unequal);
       }
     }
   }
 }
 
-void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidden, uint32_t inter, uint32_t kind, uint32_t rows) {
+void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidden, uint32_t inter,
+               uint32_t kind, uint32_t rows) {
   std::vector<Weights> gate_up, down;
   std::vector<uint8_t> up_steps, down_steps;
   const uint32_t up_tiles = (inter + 15) / 16, down_tiles = (hidden + 31) / 32;
@@ -458,16 +485,18 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
     down.push_back(random_weights(format, hidden, inter));
   }
   for (uint32_t e = 0; e < experts; ++e) {
-    auto u = pack(format, up_tiles, hidden, [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
-      const uint32_t at = tile * 16 + row % 16;
-      if (at >= inter) return {&gate_up[e], -1};
-      return {&gate_up[e], static_cast<int>(row < 16 ? at : at + inter)};
-    });
+    auto u = pack(format, up_tiles, hidden,
+                  [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
+                    const uint32_t at = tile * 16 + row % 16;
+                    if (at >= inter) return {&gate_up[e], -1};
+                    return {&gate_up[e], static_cast<int>(row < 16 ? at : at + inter)};
+                  });
     up_steps.insert(up_steps.end(), u.begin(), u.end());
-    auto d = pack(format, down_tiles, inter, [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
-      const uint32_t at = tile * 32 + row;
-      return {&down[e], at < hidden ? static_cast<int>(at) : -1};
-    });
+    auto d = pack(format, down_tiles, inter,
+                  [&](uint32_t tile, uint32_t row) -> std::pair<const Weights*, int> {
+                    const uint32_t at = tile * 32 + row;
+                    return {&down[e], at < hidden ? static_cast<int>(at) : -1};
+                  });
     down_steps.insert(down_steps.end(), d.begin(), d.end());
   }
   const uint32_t x_stride = up(hidden, 256), h_stride = up(inter, 256);
@@ -506,13 +535,15 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
   u.router = kind;
   u.router_scale = 1.5f;
   KilotokMoeDown d{};
-  d.weights = matrix_of(format, down_tiles, inter, device_copy(down_steps), down_steps.size() / experts);
+  d.weights =
+      matrix_of(format, down_tiles, inter, device_copy(down_steps), down_steps.size() / experts);
   d.to = residual.args();
   d.hidden = u.hidden;
   d.routes = u.routes;
   d.hidden_stride = h_stride;
   d.top_k = top_k;
-  Machine machine({record(KILOTOK_OP_ROUTER, r), record(KILOTOK_OP_MOE_UP, u), record(KILOTOK_OP_MOE_DOWN, d)});
+  Machine machine(
+      {record(KILOTOK_OP_ROUTER, r), record(KILOTOK_OP_MOE_UP, u), record(KILOTOK_OP_MOE_DOWN, d)});
   residual.reset();
   machine.persistent(command_of_rows(rows));
   machine.park();
@@ -522,7 +553,8 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
     std::vector<double> score(experts), key(experts);
     for (uint32_t e = 0; e < experts; ++e) {
       double s = 0;
-      for (uint32_t k = 0; k < hidden; ++k) s += static_cast<double>(router[e * hidden + k]) * from_bf16(x[row * x_stride + k]);
+      for (uint32_t k = 0; k < hidden; ++k)
+        s += static_cast<double>(router[e * hidden + k]) * from_bf16(x[row * x_stride + k]);
       score[e] = kind == KILOTOK_ROUTER_SOFTMAX ? s + bias[e] : 1 / (1 + std::exp(-s));
       key[e] = kind == KILOTOK_ROUTER_SOFTMAX ? score[e] : score[e] + bias[e];
     }
@@ -531,9 +563,11 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
     double sum = 0;
     for (uint32_t rank = 0; rank < top_k; ++rank) {
       uint32_t best = 0;
-      for (uint32_t e = 1; e < experts; ++e) if (key[e] > key[best]) best = e;
+      for (uint32_t e = 1; e < experts; ++e)
+        if (key[e] > key[best]) best = e;
       chosen.push_back(best);
-      gates.push_back(kind == KILOTOK_ROUTER_SOFTMAX ? std::exp(score[best] - score[chosen[0]]) : score[best]);
+      gates.push_back(kind == KILOTOK_ROUTER_SOFTMAX ? std::exp(score[best] - score[chosen[0]])
+                                                     : score[best]);
       sum += gates.back();
       key[best] = -1e30;
     }
@@ -575,22 +609,29 @@ void check_moe(uint32_t format, uint32_t experts, uint32_t top_k, uint32_t hidde
     }
   }
   // bf16 of hidden may round the other way: 2^-9 of a term.
-  const std::string name = "moe format " + std::to_string(format) + " " + std::to_string(experts) + "/" + std::to_string(top_k) + " " +
-                           std::to_string(hidden) + "x" + std::to_string(inter) + " rows " + std::to_string(rows);
+  const std::string name = "moe format " + std::to_string(format) + " " + std::to_string(experts) +
+                           "/" + std::to_string(top_k) + " " + std::to_string(hidden) + "x" +
+                           std::to_string(inter) + " rows " + std::to_string(rows);
   expect(worst < 1e-3, name, worst);
-  // Graph mode, a single time: capture cost is no matter here, but the median repeats it five times.
+  // Graph mode, a single time: capture cost is no matter here, but the median repeats it five
+  // times.
   residual.reset();
-  Machine again({record(KILOTOK_OP_ROUTER, r), record(KILOTOK_OP_MOE_UP, u), record(KILOTOK_OP_MOE_DOWN, d)}, 17);
+  Machine again(
+      {record(KILOTOK_OP_ROUTER, r), record(KILOTOK_OP_MOE_UP, u), record(KILOTOK_OP_MOE_DOWN, d)},
+      17);
   again.persistent(command_of_rows(rows));
   again.park();
   const auto other = host_copy(residual.residual, KILOTOK_ROWS * residual.stride);
   uint32_t unequal = 0;
-  for (uint32_t row = 0; row < rows; ++row) unequal += std::memcmp(&got[row * residual.stride], &other[row * residual.stride], 4 * hidden) != 0;
+  for (uint32_t row = 0; row < rows; ++row)
+    unequal +=
+        std::memcmp(&got[row * residual.stride], &other[row * residual.stride], 4 * hidden) != 0;
   expect(unequal == 0, name + ": 17 blocks, same bits", unequal);
 }
 
 __global__ void fill(uint32_t* to, size_t words, uint32_t format, uint32_t seed) {
-  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < words; i += static_cast<size_t>(gridDim.x) * blockDim.x) {
+  for (size_t i = blockIdx.x * static_cast<size_t>(blockDim.x) + threadIdx.x; i < words;
+       i += static_cast<size_t>(gridDim.x) * blockDim.x) {
     uint32_t v = (i + seed) * 2654435761u;
     v ^= v >> 15;
     v *= 2246822519u;
@@ -620,7 +661,8 @@ struct LayerShape {
 void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
   std::vector<KilotokOp> program;
   Residual residual(s.hidden);
-  const uint32_t x_stride = up(s.hidden, 256), a_stride = up(s.attention, 256), h_stride = up(s.inter, 256);
+  const uint32_t x_stride = up(s.hidden, 256), a_stride = up(s.attention, 256),
+                 h_stride = up(s.inter, 256);
   float* qkv = zeros<float>(KILOTOK_ROWS * up(s.qkv, 128));
   uint16_t* attention = zeros<uint16_t>(KILOTOK_ROWS * a_stride);
   uint16_t* hidden = zeros<uint16_t>(KILOTOK_PAIRS * h_stride);
@@ -629,13 +671,16 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
   std::vector<float> bias(s.experts, 0.0f);
   float* router_bias = device_copy(bias);
   double fixed = 0, per_expert = 0;
-  const KilotokNorm norm = {address(residual.squares), s.hidden / 32, static_cast<float>(s.hidden), 1e-5f, 0};
+  const KilotokNorm norm = {address(residual.squares), s.hidden / 32, static_cast<float>(s.hidden),
+                            1e-5f, 0};
   KilotokResidual to = residual.args();
   to.x_stride = x_stride;
   for (uint32_t layer = 0; layer < s.layers; ++layer) {
-    const auto linear = [&](uint32_t format, uint32_t rows, uint32_t cols, uint64_t x, uint32_t stride, bool is_residual) {
+    const auto linear = [&](uint32_t format, uint32_t rows, uint32_t cols, uint64_t x,
+                            uint32_t stride, bool is_residual) {
       const uint32_t tiles = (rows + 31) / 32;
-      const size_t bytes = static_cast<size_t>(tiles) * ((cols + depth_of(format) - 1) / depth_of(format)) * bytes_of(format);
+      const size_t bytes = static_cast<size_t>(tiles) *
+                           ((cols + depth_of(format) - 1) / depth_of(format)) * bytes_of(format);
       fixed += bytes;
       KilotokLinear a{};
       a.weights = matrix_of(format, tiles, cols, random_steps(format, bytes));
@@ -652,7 +697,8 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     linear(s.dense_format, s.qkv, s.hidden, address(residual.x), x_stride, false);
     linear(s.dense_format, s.hidden, s.attention, address(attention), a_stride, true);
     KilotokRouter r{};
-    const size_t router_bytes = static_cast<size_t>(s.experts) * s.hidden * (s.router_format == KILOTOK_F32 ? 4 : 2);
+    const size_t router_bytes =
+        static_cast<size_t>(s.experts) * s.hidden * (s.router_format == KILOTOK_F32 ? 4 : 2);
     r.weights = address(random_steps(KILOTOK_BF16, router_bytes));
     fixed += router_bytes;
     r.x = address(residual.x);
@@ -668,7 +714,8 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     const size_t down_bytes = static_cast<size_t>(down_tiles) * ((s.inter + 63) / 64) * 1088;
     per_expert += up_bytes + down_bytes;
     KilotokMoeUp u{};
-    u.weights = matrix_of(KILOTOK_MXFP4, up_tiles, s.hidden, random_steps(KILOTOK_MXFP4, up_bytes * s.experts), up_bytes);
+    u.weights = matrix_of(KILOTOK_MXFP4, up_tiles, s.hidden,
+                          random_steps(KILOTOK_MXFP4, up_bytes * s.experts), up_bytes);
     u.norm = norm;
     u.x = address(residual.x);
     u.hidden = address(hidden);
@@ -684,7 +731,8 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     u.router_scale = 1.0f;
     program.push_back(record(KILOTOK_OP_MOE_UP, u));
     KilotokMoeDown d{};
-    d.weights = matrix_of(KILOTOK_MXFP4, down_tiles, s.inter, random_steps(KILOTOK_MXFP4, down_bytes * s.experts), down_bytes);
+    d.weights = matrix_of(KILOTOK_MXFP4, down_tiles, s.inter,
+                          random_steps(KILOTOK_MXFP4, down_bytes * s.experts), down_bytes);
     d.to = to;
     d.hidden = address(hidden);
     d.routes = address(routes);
@@ -697,10 +745,11 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     const char* name;
     std::vector<uint32_t> kinds;
   };
-  for (const Part& part : {Part{"linear", {KILOTOK_OP_LINEAR}}, Part{"router", {KILOTOK_OP_ROUTER}},
-                           Part{"moe_up", {KILOTOK_OP_MOE_UP}},
-                           Part{"moe_up + moe_down", {KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}},
-                           Part{"router + moe", {KILOTOK_OP_ROUTER, KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}}}) {
+  for (const Part& part :
+       {Part{"linear", {KILOTOK_OP_LINEAR}}, Part{"router", {KILOTOK_OP_ROUTER}},
+        Part{"moe_up", {KILOTOK_OP_MOE_UP}},
+        Part{"moe_up + moe_down", {KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}},
+        Part{"router + moe", {KILOTOK_OP_ROUTER, KILOTOK_OP_MOE_UP, KILOTOK_OP_MOE_DOWN}}}) {
     std::vector<KilotokOp> some;
     for (const KilotokOp& op : program) {
       if (std::count(part.kinds.begin(), part.kinds.end(), op.kind) > 0) some.push_back(op);
@@ -710,19 +759,21 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
       residual.reset();
       machine.persistent(command_of_rows(rows, 1));
       double best = 1e9;
-      for (int i = 0; i < 5; ++i) best = std::min(best, machine.persistent(command_of_rows(rows, 4)) / 4);
-      std::fprintf(stderr, "%-12s rows %u  %-20s %8.2f us a layer\n", s.name, rows, part.name, best * 1e3 / s.layers);
+      for (int i = 0; i < 5; ++i)
+        best = std::min(best, machine.persistent(command_of_rows(rows, 4)) / 4);
+      std::fprintf(stderr, "%-12s rows %u  %-20s %8.2f us a layer\n", s.name, rows, part.name,
+                   best * 1e3 / s.layers);
     }
     machine.park();
   }
-  if (std::getenv("PARTS_ONLY") != nullptr) return;
   Machine machine(program);
   for (uint32_t rows : {1u, 8u}) {
     constexpr uint32_t ROUNDS = 4;
     residual.reset();
     machine.persistent(command_of_rows(rows, 1));
     double best = 1e9;
-    for (int i = 0; i < 5; ++i) best = std::min(best, machine.persistent(command_of_rows(rows, ROUNDS)) / ROUNDS);
+    for (int i = 0; i < 5; ++i)
+      best = std::min(best, machine.persistent(command_of_rows(rows, ROUNDS)) / ROUNDS);
     machine.park();
     residual.reset();
     const float graph = machine.graph(command_of_rows(rows), ROUNDS) / ROUNDS;
@@ -736,11 +787,16 @@ void bench_layers(const LayerShape& s, double ceiling, bool is_first) {
     }
     const double bytes = fixed + per_expert * distinct;
     const double floor_us = bytes / ceiling * 1e6;
-    std::fprintf(stderr, "%-12s rows %u  experts %2u  persistent %8.2f us/layer (%.1f %%)  graph %8.2f (%.1f %%)  floor %.2f  ratio %.2f\n",
-                 s.name, rows, distinct, best * 1e3 / s.layers, floor_us / best / 10, graph * 1e3 / s.layers, floor_us / graph / 10,
-                 floor_us / s.layers, graph / best);
-    std::printf("%s{\"shape\": \"%s\", \"rows\": %u, \"layers\": %u, \"experts\": %u, \"persistent_us\": %.3f, \"graph_us\": %.3f, \"floor_us\": %.3f}",
-                is_first ? "" : ",\n", s.name, rows, s.layers, distinct, best * 1e3 / s.layers, graph * 1e3 / s.layers, floor_us / s.layers);
+    std::fprintf(stderr,
+                 "%-12s rows %u  experts %2u  persistent %8.2f us/layer (%.1f %%)  graph %8.2f "
+                 "(%.1f %%)  floor %.2f  ratio %.2f\n",
+                 s.name, rows, distinct, best * 1e3 / s.layers, floor_us / best / 10,
+                 graph * 1e3 / s.layers, floor_us / graph / 10, floor_us / s.layers, graph / best);
+    std::printf(
+        "%s{\"shape\": \"%s\", \"rows\": %u, \"layers\": %u, \"experts\": %u, \"persistent_us\": "
+        "%.3f, \"graph_us\": %.3f, \"floor_us\": %.3f}",
+        is_first ? "" : ",\n", s.name, rows, s.layers, distinct, best * 1e3 / s.layers,
+        graph * 1e3 / s.layers, floor_us / s.layers);
     is_first = false;
   }
 }
@@ -770,7 +826,8 @@ int main(int argc, char** argv) {
     return failures != 0;
   }
   const size_t sweep = size_t{4} << 30;
-  const double ceiling = 1e12 * read_rate(random_steps(KILOTOK_BF16, sweep), sweep, zeros<uint32_t>(1), 132);
+  const double ceiling =
+      1e12 * read_rate(random_steps(KILOTOK_BF16, sweep), sweep, zeros<uint32_t>(1), 132);
   std::fprintf(stderr, "read ceiling %.3f TB/s\n", ceiling / 1e12);
   std::printf("{\"ceiling\": %.4g, \"layers\": [", ceiling);
   {
@@ -779,10 +836,12 @@ int main(int argc, char** argv) {
     Machine machine(std::vector<KilotokOp>(240, nothing));
     machine.persistent(command_of_rows(1, 1));
     double best = 1e9;
-    for (int i = 0; i < 5; ++i) best = std::min(best, machine.persistent(command_of_rows(1, 4)) / 4);
+    for (int i = 0; i < 5; ++i)
+      best = std::min(best, machine.persistent(command_of_rows(1, 4)) / 4);
     machine.park();
     const float graph = machine.graph(command_of_rows(1), 4) / 4;
-    std::fprintf(stderr, "an op that does nothing: persistent %.3f us, graph %.3f us\n", best * 1e3 / 240, graph * 1e3 / 240);
+    std::fprintf(stderr, "an op that does nothing: persistent %.3f us, graph %.3f us\n",
+                 best * 1e3 / 240, graph * 1e3 / 240);
     Machine one({nothing});
     one.persistent(command_of_rows(1, 1));
     best = 1e9;
@@ -790,7 +849,9 @@ int main(int argc, char** argv) {
     one.park();
     std::fprintf(stderr, "doorbell to answer, one empty op: %.3f us\n", best * 1e3);
   }
-  bench_layers({"mimo-pro/8", 24, 6144, 3392, 2048, 384, 8, 256, KILOTOK_FP8, KILOTOK_BF16}, ceiling, true);
-  bench_layers({"gpt-oss-20b", 24, 2880, 5120, 4096, 32, 4, 2880, KILOTOK_BF16, KILOTOK_BF16}, ceiling, false);
+  bench_layers({"mimo-pro/8", 24, 6144, 3392, 2048, 384, 8, 256, KILOTOK_FP8, KILOTOK_BF16},
+               ceiling, true);
+  bench_layers({"gpt-oss-20b", 24, 2880, 5120, 4096, 32, 4, 2880, KILOTOK_BF16, KILOTOK_BF16},
+               ceiling, false);
   std::printf("]}\n");
 }

@@ -23,22 +23,32 @@ def compile_program(name: str, directory: Path) -> Path:
     if nvcc is None:
         sys.exit(f"{name}: no nvcc; set KILOTOK_NVCC, or KILOTOK_BENCH_PROGRAMS to compiled ones")
     program = directory / name
-    target = "-gencode=arch=compute_90a,code=sm_90a"
-    command = [nvcc, "-O3", "-std=c++20", target, "-I", INCLUDE, "-o", program, HERE / f"{name}.cu"]
+    target = ["-gencode=arch=compute_90a,code=sm_90a", "--expt-relaxed-constexpr"]
+    command = [
+        nvcc,
+        "-O3",
+        "-std=c++20",
+        *target,
+        "-I",
+        INCLUDE,
+        "-o",
+        program,
+        HERE / f"{name}.cu",
+    ]
     done = subprocess.run(command, check=False)
     if done.returncode != 0:
         sys.exit(f"{name}: nvcc failed")
     return program
 
 
-def run(name: str) -> int:
-    """Run the benchmark; a table goes to stderr, JSON to stdout.
+def run(name: str, *arguments: str) -> int:
+    """Run the benchmark with its arguments; a table goes to stderr, JSON to stdout.
 
     ``KILOTOK_BENCH_PROGRAMS`` names a directory of compiled programs, for machines without nvcc.
     """
     ready = os.environ.get("KILOTOK_BENCH_PROGRAMS")
     if ready:
-        return subprocess.run([Path(ready) / name], check=False).returncode
+        return subprocess.run([Path(ready) / name, *arguments], check=False).returncode
     with tempfile.TemporaryDirectory() as directory:
         program = compile_program(name, Path(directory))
-        return subprocess.run([program], check=False).returncode
+        return subprocess.run([program, *arguments], check=False).returncode

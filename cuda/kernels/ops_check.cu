@@ -42,20 +42,26 @@ extern "C" __global__ void __launch_bounds__(kilotok::MATH_THREADS, 1)
   const Block block{blockIdx.x,       gridDim.x, threadIdx.x, threadIdx.x / 32,
                     threadIdx.x % 32, scratch,   &pass};
   switch (op.kind) {
-    case KILOTOK_OP_ROPE: return ops::rope(payload<KilotokRope>(op), block);
-    case KILOTOK_OP_ATTENTION: return ops::attention(payload<KilotokAttention>(op), block);
+    case KILOTOK_OP_ROPE:
+      return ops::rope(payload<KilotokRope>(op), block);
+    case KILOTOK_OP_ATTENTION:
+      return ops::attention(payload<KilotokAttention>(op), block);
     case KILOTOK_OP_ATTENTION_MERGE:
       return ops::attention_merge(payload<KilotokAttentionMerge>(op), block);
     case KILOTOK_OP_DRAFT_ATTENTION:
       return ops::draft_attention(payload<KilotokDraftAttention>(op), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(payload<KilotokDraftContext>(op), block);
-    case KILOTOK_OP_CHOOSE: return ops::choose(payload<KilotokChoose>(op), command, block);
-    case KILOTOK_OP_DRAFT_CHOOSE: return ops::draft_choose(payload<KilotokChoose>(op), block);
-    case KILOTOK_OP_LAY_OUT: return ops::lay_out(payload<KilotokLayOut>(op), command, block);
+    case KILOTOK_OP_CHOOSE:
+      return ops::choose(payload<KilotokChoose>(op), command, block);
+    case KILOTOK_OP_DRAFT_CHOOSE:
+      return ops::draft_choose(payload<KilotokChoose>(op), block);
+    case KILOTOK_OP_LAY_OUT:
+      return ops::lay_out(payload<KilotokLayOut>(op), command, block);
     case KILOTOK_OP_ACCEPT:
       return ops::accept(payload<KilotokAccept>(op), command,
                          reinterpret_cast<KilotokMailbox*>(machine.mailbox), block);
-    default: return;
+    default:
+      return;
   }
 }

@@ -53,7 +53,11 @@ enum { KILOTOK_STORE_F32 = 0, KILOTOK_STORE_RESIDUAL = 1, KILOTOK_STORE_SWIGLU =
 // KilotokActivation.kind
 enum { KILOTOK_SILU = 0, KILOTOK_CLAMPED_SWIGLU = 1 };
 // KilotokMoeUp.router
-enum { KILOTOK_ROUTER_SIGMOID = 0, KILOTOK_ROUTER_SIGMOID_NORMALIZED = 1, KILOTOK_ROUTER_SOFTMAX = 2 };
+enum {
+  KILOTOK_ROUTER_SIGMOID = 0,
+  KILOTOK_ROUTER_SIGMOID_NORMALIZED = 1,
+  KILOTOK_ROUTER_SOFTMAX = 2
+};
 // KilotokRow.token of a drafter row that holds the mask embedding
 #define KILOTOK_MASK_TOKEN 0xFFFFFFFFu
 
@@ -87,7 +91,7 @@ typedef struct KilotokResidual {
   uint32_t stride;
   uint32_t x_stride;
   uint32_t tap_stride;
-  uint32_t fresh;        // 1: the old residual counts as zero
+  uint32_t fresh;  // 1: the old residual counts as zero
 } KilotokResidual;
 
 typedef struct KilotokActivation {
@@ -121,14 +125,14 @@ typedef struct KilotokRope {
 typedef struct KilotokLinear {
   KilotokMatrix weights;
   KilotokNorm norm;
-  KilotokResidual to;      // RESIDUAL
+  KilotokResidual to;  // RESIDUAL
   KilotokActivation activation;
-  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16, finite from K on
-  uint64_t out;            // F32: [KILOTOK_ROWS][out_stride] f32; SWIGLU: bf16
-  uint64_t bias;           // [tiles * 32] f32 in the order of the tiles' rows; 0: none
+  uint64_t x;     // [KILOTOK_ROWS][x_stride] bf16, finite from K on
+  uint64_t out;   // F32: [KILOTOK_ROWS][out_stride] f32; SWIGLU: bf16
+  uint64_t bias;  // [tiles * 32] f32 in the order of the tiles' rows; 0: none
   uint32_t x_stride;
   uint32_t out_stride;
-  uint32_t out_width;      // outputs past it are not written
+  uint32_t out_width;  // outputs past it are not written
   uint32_t store;
 } KilotokLinear;
 
@@ -140,7 +144,7 @@ typedef struct KilotokRouter {
   KilotokNorm norm;
   uint32_t x_stride;
   uint32_t experts;
-  uint32_t width;    // a multiple of 8
+  uint32_t width;  // a multiple of 8
   uint32_t format;
 } KilotokRouter;
 
@@ -152,20 +156,20 @@ typedef struct KilotokRoutes {
 
 // Selects experts, then hidden[pair] = weight of the pair * activation(gate x, up x).
 typedef struct KilotokMoeUp {
-  KilotokMatrix weights;   // tiles of 16 gate rows above 16 up rows
+  KilotokMatrix weights;  // tiles of 16 gate rows above 16 up rows
   KilotokNorm norm;
   KilotokActivation activation;
-  uint64_t x;              // [KILOTOK_ROWS][x_stride] bf16
-  uint64_t hidden;         // [KILOTOK_PAIRS][hidden_stride] bf16
-  uint64_t bias;           // [experts][tiles * 32] f32; 0: none
-  uint64_t logits;         // [KILOTOK_ROWS][experts] f32
-  uint64_t router_bias;    // [experts] f32
-  uint64_t routes;         // one KilotokRoutes, written
+  uint64_t x;            // [KILOTOK_ROWS][x_stride] bf16
+  uint64_t hidden;       // [KILOTOK_PAIRS][hidden_stride] bf16
+  uint64_t bias;         // [experts][tiles * 32] f32; 0: none
+  uint64_t logits;       // [KILOTOK_ROWS][experts] f32
+  uint64_t router_bias;  // [experts] f32
+  uint64_t routes;       // one KilotokRoutes, written
   uint32_t x_stride;
   uint32_t hidden_stride;
   uint32_t out_width;
   uint32_t experts;
-  uint32_t top_k;          // rows * top_k <= KILOTOK_PAIRS
+  uint32_t top_k;  // rows * top_k <= KILOTOK_PAIRS
   uint32_t router;
   float router_scale;
   uint32_t reserved;
@@ -175,8 +179,8 @@ typedef struct KilotokMoeUp {
 typedef struct KilotokMoeDown {
   KilotokMatrix weights;
   KilotokResidual to;
-  uint64_t hidden;         // [KILOTOK_PAIRS][hidden_stride] bf16
-  uint64_t bias;           // [experts][tiles * 32] f32; 0: none
+  uint64_t hidden;  // [KILOTOK_PAIRS][hidden_stride] bf16
+  uint64_t bias;    // [experts][tiles * 32] f32; 0: none
   uint64_t routes;
   uint32_t hidden_stride;
   uint32_t top_k;
@@ -200,10 +204,10 @@ typedef struct KilotokMoeDown {
 // qk_dim and v_dim are multiples of 8 up to 256, pairs and qkv_stride multiples of 4. A page holds
 // any number of positions; a ring at least window - 1 + KILOTOK_ROWS.
 typedef struct KilotokAttention {
-  uint64_t qkv;         // [KILOTOK_ROWS][qkv_stride] f32: all queries, all keys, all values
-  uint64_t out;         // [KILOTOK_ROWS][out_stride] bf16: heads * v_dim; what follows is not written
-  uint64_t keys;        // pages: [pages][kv_heads][positions][qk_dim] bf16; ring: slots, not pages
-  uint64_t values;      // the same with v_dim
+  uint64_t qkv;     // [KILOTOK_ROWS][qkv_stride] f32: all queries, all keys, all values
+  uint64_t out;     // [KILOTOK_ROWS][out_stride] bf16: heads * v_dim; what follows is not written
+  uint64_t keys;    // pages: [pages][kv_heads][positions][qk_dim] bf16; ring: slots, not pages
+  uint64_t values;  // the same with v_dim
   uint64_t page_table;  // [slots][max_pages] u32; 0: a ring, position p at p % positions
   uint64_t sinks;       // [heads] f32; 0: none
   uint64_t rotations;   // [KILOTOK_ROWS][pairs] float2
@@ -214,11 +218,11 @@ typedef struct KilotokAttention {
   uint32_t kv_heads;
   uint32_t qk_dim;
   uint32_t v_dim;
-  uint32_t positions;   // of a page or of a ring
+  uint32_t positions;  // of a page or of a ring
   uint32_t max_pages;
-  uint32_t window;      // visible keys, the query's own included; 0: all
-  uint32_t pairs;       // rotated pairs (i, i + pairs)
-  float scale;          // of the scores
+  uint32_t window;  // visible keys, the query's own included; 0: all
+  uint32_t pairs;   // rotated pairs (i, i + pairs)
+  float scale;      // of the scores
   float value_scale;
   uint32_t max_chunks;  // 1..KILOTOK_MAX_CHUNKS
   uint32_t reserved;
@@ -242,9 +246,9 @@ typedef struct KilotokAttentionMerge {
 // before the anchor, at a distance < window) and each other. Queries and keys are normed per head
 // and rotated, values scaled; nothing enters the context. `dim` is a multiple of 8 up to 256.
 typedef struct KilotokDraftAttention {
-  uint64_t qkv;        // [KILOTOK_ROWS][qkv_stride] f32
-  uint64_t out;        // [KILOTOK_ROWS][out_stride] bf16
-  uint64_t keys;       // context rings, [slots][kv_heads][positions][dim] bf16
+  uint64_t qkv;   // [KILOTOK_ROWS][qkv_stride] f32
+  uint64_t out;   // [KILOTOK_ROWS][out_stride] bf16
+  uint64_t keys;  // context rings, [slots][kv_heads][positions][dim] bf16
   uint64_t values;
   uint64_t block;      // [2][kv_heads][KILOTOK_ROWS][dim] bf16: the block's own keys, then values
   uint64_t q_norm;     // [dim] f32
@@ -258,7 +262,7 @@ typedef struct KilotokDraftAttention {
   uint32_t kv_heads;
   uint32_t dim;
   uint32_t positions;
-  uint32_t window;     // 0: all
+  uint32_t window;  // 0: all
   uint32_t causal;
   uint32_t pairs;
   float scale;
@@ -270,7 +274,7 @@ typedef struct KilotokDraftAttention {
 
 // Keys and values of committed rows into the context rings of one drafter layer.
 typedef struct KilotokDraftContext {
-  uint64_t kv;         // [KILOTOK_ROWS][kv_stride] f32: all keys, all values
+  uint64_t kv;  // [KILOTOK_ROWS][kv_stride] f32: all keys, all values
   uint64_t keys;
   uint64_t values;
   uint64_t k_norm;
@@ -334,14 +338,14 @@ typedef struct KilotokPass {
 // A sequence that decodes on the device, round after round.
 typedef struct KilotokRun {
   uint64_t seed;
-  float temperature;   // 0: greedy
+  float temperature;  // 0: greedy
   uint32_t slot;
-  uint32_t position;   // of the anchor: positions in the cache
+  uint32_t position;  // of the anchor: positions in the cache
   uint32_t anchor;
   uint32_t drafts;     // verified per round at most
   uint32_t remaining;  // tokens that may still be emitted
   uint32_t num_stops;
-  uint32_t ended;      // 1: stop token, 2: length
+  uint32_t ended;  // 1: stop token, 2: length
   uint32_t stops[14];
 } KilotokRun;
 
@@ -385,7 +389,8 @@ typedef struct KilotokMailbox {
   uint32_t waiting[8];  // device: who waited for what when it gave up
   uint32_t num_rounds;  // device: entries written to `rounds` for this command
   uint32_t stop;        // host: end the run at the next round
-  uint32_t parked;      // device: the kernel has ended; a doorbell it has not answered is the next one's
+  uint32_t
+      parked;  // device: the kernel has ended; a doorbell it has not answered is the next one's
   uint32_t reserved;
   KilotokCommand command;
   KilotokRound rounds[KILOTOK_ROUND_RING];
@@ -403,12 +408,12 @@ typedef struct KilotokOp {
 
 // Argument of both kernels that run programs.
 typedef struct KilotokMachine {
-  uint64_t ops;       // [n] KilotokOp
-  uint64_t command;   // KilotokCommand in device memory: the current one, as it changes
-  uint64_t mailbox;   // KilotokMailbox, device address of host memory
-  uint64_t barrier;   // [32] u32, zeroed before the first launch
-  uint32_t op;        // graph mode: which op
+  uint64_t ops;      // [n] KilotokOp
+  uint64_t command;  // KilotokCommand in device memory: the current one, as it changes
+  uint64_t mailbox;  // KilotokMailbox, device address of host memory
+  uint64_t barrier;  // [32] u32, zeroed before the first launch
+  uint32_t op;       // graph mode: which op
   uint32_t num_blocks;
   uint32_t flags;
-  uint32_t idle_ms;   // persistent mode: parks after so long without a command
+  uint32_t idle_ms;  // persistent mode: parks after so long without a command
 } KilotokMachine;

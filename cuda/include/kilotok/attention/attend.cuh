@@ -272,8 +272,12 @@ struct Worker {
 
   __device__ __forceinline__ Worker(const Block& block, const State& item_state,
                                     const Source& item_source)
-      : state(item_state), source(item_source), scratch(ptx::shared_address(block.scratch)),
-        lane(block.lane), split(block.warp % SPLITS), place(block.warp / SPLITS) {}
+      : state(item_state),
+        source(item_source),
+        scratch(ptx::shared_address(block.scratch)),
+        lane(block.lane),
+        split(block.warp % SPLITS),
+        place(block.warp / SPLITS) {}
 
   // First position of the split's keys in step `step`.
   __device__ __forceinline__ uint32_t position(uint32_t step) const {
@@ -403,8 +407,8 @@ __device__ __forceinline__ void attend(const Block& block, const State& state,
   worker.run(sums);
 
   const uint32_t tiles = 2 * ceil_div(worker.columns(), 16);
-  float4* other = reinterpret_cast<float4*>(block.scratch) +
-                  worker.place * (PLACE_COLUMNS / 8 + 1) * 32;
+  float4* other =
+      reinterpret_cast<float4*>(block.scratch) + worker.place * (PLACE_COLUMNS / 8 + 1) * 32;
   const bool is_active = worker.is_active();
   sync_math();
   if (is_active && worker.split == 1) sums.store(other, tiles, worker.lane);

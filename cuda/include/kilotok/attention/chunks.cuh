@@ -61,7 +61,9 @@ struct Partials {
 
   __device__ __forceinline__ Partials(uint64_t scratch, uint32_t num_heads, uint32_t dim,
                                       uint32_t max_chunks)
-      : sums(reinterpret_cast<float*>(scratch)), heads(num_heads), v_dim(dim),
+      : sums(reinterpret_cast<float*>(scratch)),
+        heads(num_heads),
+        v_dim(dim),
         slots(max_chunks + 1) {
     weights = reinterpret_cast<float2*>(sums + static_cast<uint64_t>(KILOTOK_ROWS) * heads * slots *
                                                    v_dim);

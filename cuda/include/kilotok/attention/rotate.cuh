@@ -22,10 +22,9 @@ __device__ __forceinline__ float4 rotate_four(const Element& element, const floa
   const float4 r0 = load_four(reinterpret_cast<const float*>(rotation + at));
   const float4 r1 = load_four(reinterpret_cast<const float*>(rotation + at + 2));
   const float sign = is_low ? -1.0f : 1.0f;
-  return make_float4(fmaf(own.x, r0.x, sign * other.x * r0.y),
-                     fmaf(own.y, r0.z, sign * other.y * r0.w),
-                     fmaf(own.z, r1.x, sign * other.z * r1.y),
-                     fmaf(own.w, r1.z, sign * other.w * r1.w));
+  return make_float4(
+      fmaf(own.x, r0.x, sign * other.x * r0.y), fmaf(own.y, r0.z, sign * other.y * r0.w),
+      fmaf(own.z, r1.x, sign * other.z * r1.y), fmaf(own.w, r1.z, sign * other.w * r1.w));
 }
 
 // A head whose elements are divided by their root mean square and multiplied by weights, made by a

@@ -37,9 +37,11 @@ struct Shape {
   Shape() = default;
   __device__ __forceinline__ Shape(uint32_t heads, uint32_t kv_heads, uint32_t qk_dim,
                                    uint32_t v_dim)
-      : group(heads / kv_heads), depth(ceil_div(qk_dim, 16)),
+      : group(heads / kv_heads),
+        depth(ceil_div(qk_dim, 16)),
         columns(v_dim > PLACE_COLUMNS ? 2 * PLACE_COLUMNS : PLACE_COLUMNS),
-        key_bytes(ceil_div(qk_dim, 64) * 128), value_bytes(2 * columns) {
+        key_bytes(ceil_div(qk_dim, 64) * 128),
+        value_bytes(2 * columns) {
     const uint32_t query_bytes = PLACE_PAIRS * key_bytes;
     if (query_bytes + tile_bytes() > SCRATCH_BYTES) {
       columns = PLACE_COLUMNS;
@@ -100,8 +102,7 @@ struct Items {
     pair_parts = 1;
     pairs_each = places * PLACE_PAIRS;
     if (pairs_each > shape.pairs) {
-      const uint32_t places_each =
-          ceil_div(places, ceil_div(places, shape.pairs / PLACE_PAIRS));
+      const uint32_t places_each = ceil_div(places, ceil_div(places, shape.pairs / PLACE_PAIRS));
       pairs_each = places_each * PLACE_PAIRS;
       pair_parts = ceil_div(places, places_each);
     }

@@ -1,6 +1,8 @@
-// A step: 32 rows x 64 of K of a bf16 matrix in the order in which a warp multiplies it, 4096 bytes.
+// A step: 32 rows x 64 of K of a bf16 matrix in the order in which a warp multiplies it, 4096
+// bytes.
 //
-//   [2048 tile + 512 product + 16 lane]  the A fragment (a0..a3) of rows 16 tile .. 16 tile + 15 and
+//   [2048 tile + 512 product + 16 lane]  the A fragment (a0..a3) of rows 16 tile .. 16 tile + 15
+//   and
 //                                        product 0..3
 //
 // Which k a product covers is the same as in layout/mxfp4_step.cuh.

@@ -1,8 +1,8 @@
 // The product of one step of weights with 8 activation columns, per format.
 //
-// A format says how much of K a step covers, how many steps a slot of the ring holds, and which power
-// of two its sums still lack. Activations of a lane: for each 32 of K, 8 consecutive bf16 of column
-// lane / 4 at 8 (lane % 4) (layout/mxfp4_step.cuh).
+// A format says how much of K a step covers, how many steps a slot of the ring holds, and which
+// power of two its sums still lack. Activations of a lane: for each 32 of K, 8 consecutive bf16 of
+// column lane / 4 at 8 (lane % 4) (layout/mxfp4_step.cuh).
 #pragma once
 
 #include "kilotok/format/fp8.cuh"
@@ -66,8 +66,8 @@ struct Fp8 {
 #pragma unroll
     for (uint32_t half = 0; half < 4; ++half) {
       const uint32_t row = lane / 4 + 8 * half;
-      const float scale = __uint_as_float(
-          ptx::load_shared_4(address + layout::Fp8Step::scale_offset(row)));
+      const float scale =
+          __uint_as_float(ptx::load_shared_4(address + layout::Fp8Step::scale_offset(row)));
 #pragma unroll
       for (uint32_t i = 0; i < 2; ++i) {
         float& sum = sums.d[half / 2][2 * (half % 2) + i];

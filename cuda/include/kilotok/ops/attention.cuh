@@ -46,10 +46,9 @@ struct Source {
   __device__ __forceinline__ uint2 rotated(uint32_t row, uint32_t offset, uint32_t first) const {
     const float* head = reinterpret_cast<const float*>(args.qkv) +
                         static_cast<uint64_t>(row) * args.qkv_stride + offset;
-    return bf16::pack(rotate_four([&](uint32_t i) { return load_four(head + i); },
-                                  reinterpret_cast<const float2*>(args.rotations) +
-                                      row * args.pairs,
-                                  args.pairs, first));
+    return bf16::pack(rotate_four(
+        [&](uint32_t i) { return load_four(head + i); },
+        reinterpret_cast<const float2*>(args.rotations) + row * args.pairs, args.pairs, first));
   }
 
   // Four elements per thread and turn: of queries, of fresh keys, of fresh values.
@@ -103,8 +102,8 @@ struct Source {
     const uint32_t row = state.group.first_row + in_group;
     const uint32_t head =
         state.item.kv_head * state.shape.group + pair - in_group * state.shape.group;
-    const Chunks chunks = chunks_of(causal_span(pass.row[row].position, args.window), args.window,
-                                    args.max_chunks);
+    const Chunks chunks =
+        chunks_of(causal_span(pass.row[row].position, args.window), args.window, args.max_chunks);
     return target_of(args, chunks, state.item, args.v_dim, row, head, column);
   }
 };

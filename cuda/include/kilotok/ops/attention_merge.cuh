@@ -136,8 +136,8 @@ __device__ __forceinline__ void attention_merge(const KilotokAttentionMerge& arg
       const uint32_t first = 4 * block.lane + 128 * i;
       if (first >= args.v_dim) continue;
       const float4 v = all.sums[i];
-      *reinterpret_cast<uint2*>(out + first) = bf16::pack(
-          make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor));
+      *reinterpret_cast<uint2*>(out + first) =
+          bf16::pack(make_float4(v.x * factor, v.y * factor, v.z * factor, v.w * factor));
     }
   }
 }

@@ -39,8 +39,8 @@ struct Source {
                                                uint32_t where) const {
     uint16_t* from = reinterpret_cast<uint16_t*>(context);
     if ((where & IN_BLOCK) != 0) {
-      from = reinterpret_cast<uint16_t*>(args.block) +
-             part * args.kv_heads * KILOTOK_ROWS * args.dim;
+      from =
+          reinterpret_cast<uint16_t*>(args.block) + part * args.kv_heads * KILOTOK_ROWS * args.dim;
     }
     return from + static_cast<uint64_t>(where & ~IN_BLOCK) * args.dim;
   }
@@ -113,9 +113,8 @@ __device__ __forceinline__ void draft_attention(const KilotokDraftAttention& arg
   if (pass.rows == 0) return;
   const Source source{args, pass, state};
   if (block.thread == 0) {
-    const Chunks chunks = chunks_of(
-        draft_block_span(pass.row[0].position, pass.rows, args.window), args.window,
-        args.max_chunks);
+    const Chunks chunks = chunks_of(draft_block_span(pass.row[0].position, pass.rows, args.window),
+                                    args.window, args.max_chunks);
     state.shape = Shape(args.heads, args.kv_heads, args.dim, args.dim);
     state.group = {0, 0, pass.rows, chunks.tiles, chunks.first, chunks.count};
     state.items = Items(state.shape, state.group, args.kv_heads, args.dim);

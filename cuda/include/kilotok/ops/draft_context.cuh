@@ -12,8 +12,7 @@
 
 namespace kilotok::ops {
 
-__device__ __forceinline__ void draft_context(const KilotokDraftContext& args,
-                                              const Block& block) {
+__device__ __forceinline__ void draft_context(const KilotokDraftContext& args, const Block& block) {
   const uint32_t dim = args.dim, count = block.pass->rows * args.kv_heads * 2;
 #pragma unroll 1
   for (uint32_t i = block.warp * block.count + block.index; i < count;

@@ -23,7 +23,8 @@ __device__ __forceinline__ void embed(const KilotokEmbed& args, const Block& blo
         value = __ldg(reinterpret_cast<const float*>(args.mask) + column);
       } else {
         const uint64_t at = static_cast<uint64_t>(token) * args.width + column;
-        value = __bfloat162float(__ldg(reinterpret_cast<const __nv_bfloat16*>(args.embedding) + at));
+        value =
+            __bfloat162float(__ldg(reinterpret_cast<const __nv_bfloat16*>(args.embedding) + at));
       }
     }
     ResidualElement element;

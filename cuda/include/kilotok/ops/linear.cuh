@@ -3,8 +3,8 @@
 // in:     args.weights [tiles][steps], args.x [8][x_stride] bf16, args.norm
 // out:    by args.store (program.h)
 // bytes:  weights once; flops: 2 rows * N * K
-// A block takes every n-th tile. Association: 16-element products, blocks of K, chunks; a function of
-// K and format alone.
+// A block takes every n-th tile. Association: 16-element products, blocks of K, chunks; a function
+// of K and format alone.
 #pragma once
 
 #include "kilotok/ops/residual.cuh"
@@ -51,7 +51,8 @@ struct Linear {
     } else if (args.store == KILOTOK_STORE_F32) {
       const uint32_t at = 32 * tile + block.lane;
       if (at < args.out_width) {
-        reinterpret_cast<float*>(args.out)[static_cast<uint64_t>(row) * args.out_stride + at] = value;
+        reinterpret_cast<float*>(args.out)[static_cast<uint64_t>(row) * args.out_stride + at] =
+            value;
       }
     } else {
       const float up = __shfl_down_sync(0xFFFFFFFFu, value, 16);
@@ -70,13 +71,17 @@ __device__ __forceinline__ void linear_in(const KilotokLinear& args, const Block
   run_stream<Format>(shared.plan, op, block, shared);
 }
 
-__device__ __forceinline__ void linear(const KilotokLinear& args, const Block& block, Shared& shared) {
+__device__ __forceinline__ void linear(const KilotokLinear& args, const Block& block,
+                                       Shared& shared) {
   load_inverse_rms(args.norm, block, shared.rms);
   set_plan(args.weights, KILOTOK_OP_LINEAR, block, shared);
   switch (args.weights.format) {
-    case KILOTOK_BF16: return linear_in<mma::Bf16>(args, block, shared);
-    case KILOTOK_FP8: return linear_in<mma::Fp8>(args, block, shared);
-    default: return linear_in<mma::Mxfp4>(args, block, shared);
+    case KILOTOK_BF16:
+      return linear_in<mma::Bf16>(args, block, shared);
+    case KILOTOK_FP8:
+      return linear_in<mma::Fp8>(args, block, shared);
+    default:
+      return linear_in<mma::Mxfp4>(args, block, shared);
   }
 }
 

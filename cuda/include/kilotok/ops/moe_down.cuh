@@ -1,6 +1,7 @@
 // Op moe_down: residual += sum over experts of down hidden, plus the weighted biases.
 //
-// in:     args.weights, per expert [tiles][steps]; args.hidden [64][hidden_stride] bf16, weighted by
+// in:     args.weights, per expert [tiles][steps]; args.hidden [64][hidden_stride] bf16, weighted
+// by
 //         moe_up; routes
 // out:    args.to
 // bytes:  (experts touched) * weights of one expert; flops: 2 pairs * N * inter
@@ -83,9 +84,12 @@ __device__ __forceinline__ void moe_down(const KilotokMoeDown& args, const Block
   if (is_alone) load_experts(args.routes, args.top_k, block, shared);
   set_plan(args.weights, KILOTOK_OP_MOE_DOWN, block, shared);
   switch (args.weights.format) {
-    case KILOTOK_BF16: return moe_down_in<mma::Bf16>(args, block, shared);
-    case KILOTOK_FP8: return moe_down_in<mma::Fp8>(args, block, shared);
-    default: return moe_down_in<mma::Mxfp4>(args, block, shared);
+    case KILOTOK_BF16:
+      return moe_down_in<mma::Bf16>(args, block, shared);
+    case KILOTOK_FP8:
+      return moe_down_in<mma::Fp8>(args, block, shared);
+    default:
+      return moe_down_in<mma::Mxfp4>(args, block, shared);
   }
 }
 

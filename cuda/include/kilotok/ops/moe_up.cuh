@@ -59,14 +59,18 @@ __device__ __forceinline__ void moe_up_in(const KilotokMoeUp& args, const Block&
   run_stream<Format>(shared.plan, op, block, shared);
 }
 
-__device__ __forceinline__ void moe_up(const KilotokMoeUp& args, const Block& block, Shared& shared) {
+__device__ __forceinline__ void moe_up(const KilotokMoeUp& args, const Block& block,
+                                       Shared& shared) {
   load_inverse_rms(args.norm, block, shared.rms);
   select_experts(args, block, shared);
   set_plan(args.weights, KILOTOK_OP_MOE_UP, block, shared);
   switch (args.weights.format) {
-    case KILOTOK_BF16: return moe_up_in<mma::Bf16>(args, block, shared);
-    case KILOTOK_FP8: return moe_up_in<mma::Fp8>(args, block, shared);
-    default: return moe_up_in<mma::Mxfp4>(args, block, shared);
+    case KILOTOK_BF16:
+      return moe_up_in<mma::Bf16>(args, block, shared);
+    case KILOTOK_FP8:
+      return moe_up_in<mma::Fp8>(args, block, shared);
+    default:
+      return moe_up_in<mma::Mxfp4>(args, block, shared);
   }
 }
 

@@ -40,8 +40,8 @@ __device__ __forceinline__ void rope(const KilotokRope& args, const Block& block
                 __ldg(frequencies + (i - row * args.pairs)),
             cosine, sine);
     const double magnitude = static_cast<double>(args.magnitude);
-    rotations[i] = make_float2(static_cast<float>(cosine * magnitude),
-                               static_cast<float>(sine * magnitude));
+    rotations[i] =
+        make_float2(static_cast<float>(cosine * magnitude), static_cast<float>(sine * magnitude));
   }
 }
 

@@ -59,8 +59,8 @@ __device__ __forceinline__ void pass_barrier(const KilotokMachine& machine, cons
         const uint64_t now = now_ns();
         if (deadline == 0) deadline = now + PATIENCE_NS;
         if (now > deadline) {
-          give_up(reinterpret_cast<KilotokMailbox*>(machine.mailbox), block.index, shared.at,
-                  seen, arrivals);
+          give_up(reinterpret_cast<KilotokMailbox*>(machine.mailbox), block.index, shared.at, seen,
+                  arrivals);
         }
       }
     }

@@ -22,19 +22,17 @@ static_assert(MATH_WARPS % FEED_WARPS == 0);
 inline constexpr uint32_t SCRATCH_BYTES = 55296;
 
 struct Block {
-  uint32_t index;           // of the grid
-  uint32_t count;           // blocks in the grid
-  uint32_t thread;          // 0..MATH_THREADS
-  uint32_t warp;            // 0..MATH_WARPS
+  uint32_t index;   // of the grid
+  uint32_t count;   // blocks in the grid
+  uint32_t thread;  // 0..MATH_THREADS
+  uint32_t warp;    // 0..MATH_WARPS
   uint32_t lane;
   uint8_t* scratch;         // shared memory, SCRATCH_BYTES
   const KilotokPass* pass;  // the rows, in shared memory
 };
 
 // Waits for all math threads of the block.
-__device__ __forceinline__ void sync_math() {
-  ptx::named_barrier(1, MATH_THREADS);
-}
+__device__ __forceinline__ void sync_math() { ptx::named_barrier(1, MATH_THREADS); }
 
 // Sum of one value per lane, by halving: the same in every lane.
 __device__ __forceinline__ float warp_sum(float value) {

@@ -29,28 +29,37 @@ __device__ __forceinline__ void execute(const KilotokMachine& machine, const Blo
                                         Shared& shared, bool is_alone) {
   KilotokCommand* command = reinterpret_cast<KilotokCommand*>(machine.command);
   switch (shared.op.kind) {
-    case KILOTOK_OP_EMBED: return ops::embed(payload<KilotokEmbed>(shared), block);
-    case KILOTOK_OP_ROPE: return ops::rope(payload<KilotokRope>(shared), block);
+    case KILOTOK_OP_EMBED:
+      return ops::embed(payload<KilotokEmbed>(shared), block);
+    case KILOTOK_OP_ROPE:
+      return ops::rope(payload<KilotokRope>(shared), block);
     case KILOTOK_OP_LINEAR:
       return ops::linear(payload<KilotokLinear>(shared), block, shared);
-    case KILOTOK_OP_ATTENTION: return ops::attention(payload<KilotokAttention>(shared), block);
+    case KILOTOK_OP_ATTENTION:
+      return ops::attention(payload<KilotokAttention>(shared), block);
     case KILOTOK_OP_ATTENTION_MERGE:
       return ops::attention_merge(payload<KilotokAttentionMerge>(shared), block);
-    case KILOTOK_OP_ROUTER: return ops::router(payload<KilotokRouter>(shared), block, shared);
-    case KILOTOK_OP_MOE_UP: return ops::moe_up(payload<KilotokMoeUp>(shared), block, shared);
+    case KILOTOK_OP_ROUTER:
+      return ops::router(payload<KilotokRouter>(shared), block, shared);
+    case KILOTOK_OP_MOE_UP:
+      return ops::moe_up(payload<KilotokMoeUp>(shared), block, shared);
     case KILOTOK_OP_MOE_DOWN:
       return ops::moe_down(payload<KilotokMoeDown>(shared), block, shared, is_alone);
     case KILOTOK_OP_DRAFT_ATTENTION:
       return ops::draft_attention(payload<KilotokDraftAttention>(shared), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(payload<KilotokDraftContext>(shared), block);
-    case KILOTOK_OP_CHOOSE: return ops::choose(payload<KilotokChoose>(shared), command, block);
-    case KILOTOK_OP_DRAFT_CHOOSE: return ops::draft_choose(payload<KilotokChoose>(shared), block);
-    case KILOTOK_OP_LAY_OUT: return ops::lay_out(payload<KilotokLayOut>(shared), command, block);
+    case KILOTOK_OP_CHOOSE:
+      return ops::choose(payload<KilotokChoose>(shared), command, block);
+    case KILOTOK_OP_DRAFT_CHOOSE:
+      return ops::draft_choose(payload<KilotokChoose>(shared), block);
+    case KILOTOK_OP_LAY_OUT:
+      return ops::lay_out(payload<KilotokLayOut>(shared), command, block);
     case KILOTOK_OP_ACCEPT:
       return ops::accept(payload<KilotokAccept>(shared), command,
                          reinterpret_cast<KilotokMailbox*>(machine.mailbox), block);
-    default: return;
+    default:
+      return;
   }
 }
 

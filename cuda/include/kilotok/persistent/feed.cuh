@@ -1,6 +1,6 @@
 // A streaming warp: walks through the same ops as the math warps, ahead of them as far as the ring
-// reaches, and asks for the weights of each. It needs nothing that an op computes but the experts of
-// MoE ops and the verdict whether there is another round.
+// reaches, and asks for the weights of each. It needs nothing that an op computes but the experts
+// of MoE ops and the verdict whether there is another round.
 #pragma once
 
 #include "kilotok/persistent/plan.cuh"
@@ -37,8 +37,8 @@ struct Feed {
         index(index),
         count(count) {}
 
-  // All weights of one op. `serial`: the op's number, for what math threads publish. `has_next`: two
-  // more records follow.
+  // All weights of one op. `serial`: the op's number, for what math threads publish. `has_next`:
+  // two more records follow.
   __device__ __forceinline__ void op(const KilotokOp* record, uint32_t kind, uint32_t serial,
                                      bool has_next) {
     if (kind == KILOTOK_OP_ROUTER) router(record);

@@ -76,7 +76,8 @@ __device__ __forceinline__ void take_command(const KilotokMachine& machine, cons
   has_command = __shfl_sync(0xFFFFFFFFu, has_command, 0);
   if (has_command != 0) {
     static_assert(sizeof(KilotokCommand) % 16 == 0);
-    const uint4* from = reinterpret_cast<const uint4*>(const_cast<const KilotokCommand*>(&mailbox->command));
+    const uint4* from =
+        reinterpret_cast<const uint4*>(const_cast<const KilotokCommand*>(&mailbox->command));
     uint4* to = reinterpret_cast<uint4*>(command);
     for (uint32_t i = block.lane; i < sizeof(KilotokCommand) / 16; i += 32) {
       to[i] = load_uncached(from + i);
@@ -96,8 +97,8 @@ __device__ __forceinline__ uint32_t opaque_zero() {
 
 __device__ __forceinline__ Block block_of(const KilotokMachine& machine, Shared& shared) {
   const uint32_t thread = threadIdx.x + opaque_zero();
-  return {blockIdx.x, machine.num_blocks, thread, thread / 32, thread % 32, shared.scratch,
-          &shared.pass};
+  return {blockIdx.x,  machine.num_blocks, thread,      thread / 32,
+          thread % 32, shared.scratch,     &shared.pass};
 }
 
 // One word of an op record; records never change while a kernel runs.
@@ -136,7 +137,8 @@ struct Math {
   // Brings an op record near while another op runs.
   __device__ __forceinline__ void prefetch_op(uint32_t op) const {
     if (threadIdx.x < sizeof(KilotokOp) / 128) {
-      const uint8_t* line = reinterpret_cast<const uint8_t*>(ops_of(machine) + op) + 128 * threadIdx.x;
+      const uint8_t* line =
+          reinterpret_cast<const uint8_t*>(ops_of(machine) + op) + 128 * threadIdx.x;
       asm volatile("prefetch.global.L1 [%0];" ::"l"(line));
     }
   }
@@ -149,7 +151,8 @@ struct Math {
       prefetch_op(min(shared.at + 1, shared.end_op - 1));
       if (threadIdx.x == 0) ++shared.serial;
       {
-        Shared& own = *reinterpret_cast<Shared*>(reinterpret_cast<uint8_t*>(&shared) + opaque_zero());
+        Shared& own =
+            *reinterpret_cast<Shared*>(reinterpret_cast<uint8_t*>(&shared) + opaque_zero());
         execute(machine, block_of(machine, own), own, false);
       }
       const Block block = block_of(machine, shared);

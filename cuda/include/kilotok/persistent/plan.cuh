@@ -1,9 +1,9 @@
 // Which weights a block multiplies in one op, and in which order.
 //
 // A *unit* is one tile (of one expert). Block b of n takes units b, b + n, ... of the op. A unit's
-// steps are cut into chunks along K; a chunk of a unit is an *item*, the work of one warp, whose sums
-// stay apart until all chunks of the unit are there. Items that fit into shared memory together are
-// a *group*: warps take its items in turn, wait for each other, and finish its units.
+// steps are cut into chunks along K; a chunk of a unit is an *item*, the work of one warp, whose
+// sums stay apart until all chunks of the unit are there. Items that fit into shared memory
+// together are a *group*: warps take its items in turn, wait for each other, and finish its units.
 #pragma once
 
 #include "kilotok/persistent/block.cuh"
@@ -172,7 +172,8 @@ struct Walk {
 
   __device__ __forceinline__ uint32_t steps() const { return min(pace, chunk_end - step); }
 
-  __device__ __forceinline__ const uint8_t* address(const Plan& plan, const Touched& touched) const {
+  __device__ __forceinline__ const uint8_t* address(const Plan& plan,
+                                                    const Touched& touched) const {
     const uint8_t* from = plan.steps;
     if (plan.experts > 0) from += touched.expert[at.which] * plan.expert_bytes;
     const uint64_t steps = static_cast<uint64_t>(at.tile) * plan.steps_per_tile + first_step(plan);

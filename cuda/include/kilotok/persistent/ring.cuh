@@ -1,4 +1,5 @@
-// The ring of a math warp: slots of weights that the streaming warp fills and the math warp empties.
+// The ring of a math warp: slots of weights that the streaming warp fills and the math warp
+// empties.
 //
 // A lane of a streaming warp feeds one math warp. It asks for the next slot only when fewer than
 // IN_FLIGHT of its slots are on their way: what is queued in the memory system delays everything
@@ -64,7 +65,7 @@ struct RingReader {
 // The streaming lane's end.
 struct RingFeeder {
   uint32_t slots, full, empty;
-  uint32_t slot = 0, parity = 0;       // of the next slot to fill
+  uint32_t slot = 0, parity = 0;             // of the next slot to fill
   uint32_t landing = 0, landing_parity = 0;  // of the oldest slot that may be on its way
   uint32_t flying = 0;
   bool is_first_lap = true;

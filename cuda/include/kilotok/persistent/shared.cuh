@@ -36,13 +36,13 @@ struct Shared {
   uint32_t over;      // whether the newest one was the last
   // Of the newest command.
   uint32_t first_op, end_op, rounds, skip;
-  // Where the math threads are. Here and not in registers, which are for products; changed by thread
-  // 0 only.
-  uint32_t number;    // of the newest command
-  uint32_t at;        // index of the op
-  uint32_t serial;    // ops run so far, and one
-  uint32_t arrivals;  // at the grid barrier when all have passed it
-  uint32_t to_go;     // rounds, this one included
+  // Where the math threads are. Here and not in registers, which are for products; changed by
+  // thread 0 only.
+  uint32_t number;             // of the newest command
+  uint32_t at;                 // index of the op
+  uint32_t serial;             // ops run so far, and one
+  uint32_t arrivals;           // at the grid barrier when all have passed it
+  uint32_t to_go;              // rounds, this one included
   uint32_t taken[MATH_WARPS];  // slots of its ring that a warp has taken, modulo 2 * SLOTS
 };
 static_assert(sizeof(Shared) <= KILOTOK_SHARED_BYTES, "the host asks for KILOTOK_SHARED_BYTES");

@@ -7,8 +7,8 @@
 
 namespace kilotok {
 
-// The plan of the op that is entered, for all math threads: in shared memory, because it is too much
-// to hold in registers beside the products.
+// The plan of the op that is entered, for all math threads: in shared memory, because it is too
+// much to hold in registers beside the products.
 __device__ __forceinline__ void set_plan(const KilotokMatrix& matrix, uint32_t kind,
                                          const Block& block, Shared& shared) {
   if (block.thread == 0) {
@@ -17,9 +17,9 @@ __device__ __forceinline__ void set_plan(const KilotokMatrix& matrix, uint32_t k
   sync_math();
 }
 
-// Activations for 256 of K, of one warp: every lane keeps its own in shared memory. A step's are asked
-// for again, for the next stride, as soon as the step has been multiplied. Copies and not loads,
-// because a load into registers makes the compiler wait for it where it likes.
+// Activations for 256 of K, of one warp: every lane keeps its own in shared memory. A step's are
+// asked for again, for the next stride, as soon as the step has been multiplied. Copies and not
+// loads, because a load into registers makes the compiler wait for it where it likes.
 template <typename Format>
 struct Stride {
   static constexpr uint32_t STEPS = 256 / Format::DEPTH;
@@ -29,26 +29,26 @@ struct Stride {
   __device__ Stride(Shared& shared, uint32_t warp, uint32_t lane)
       : own(ptx::shared_address(shared.activations[warp]) + 16 * lane) {}
 
-  // `row`: the lane's column at the stride's first K; null: whatever stands there will do, or, where
-  // the op needs zeros, zeros. Every step asks once, be it for nothing.
+  // `row`: the lane's column at the stride's first K; null: whatever stands there will do, or,
+  // where the op needs zeros, zeros. Every step asks once, be it for nothing.
   template <bool NEEDS_ZEROS>
   __device__ __forceinline__ void ask(uint32_t step, const uint16_t* row) const {
     if (NEEDS_ZEROS && row == nullptr) {
 #pragma unroll
       for (uint32_t i = 0; i < PER_STEP; ++i) {
-        asm volatile("st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(
-                         own + 512 * (step * PER_STEP + i)),
-                     "r"(0)
-                     : "memory");
+        asm volatile(
+            "st.shared.v4.u32 [%0], {%1, %1, %1, %1};" ::"r"(own + 512 * (step * PER_STEP + i)),
+            "r"(0)
+            : "memory");
       }
     }
     if (row != nullptr) {
 #pragma unroll
       for (uint32_t i = 0; i < PER_STEP; ++i) {
-        asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
-                         own + 512 * (step * PER_STEP + i)),
-                     "l"(row + step * Format::DEPTH + 32 * i)
-                     : "memory");
+        asm volatile(
+            "cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(own + 512 * (step * PER_STEP + i)),
+            "l"(row + step * Format::DEPTH + 32 * i)
+            : "memory");
       }
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
