@@ -242,6 +242,17 @@ class TestInFlight:
             with pytest.raises(AssertionError):
                 self.assert_switched(got, before, after)
 
+    @pytest.mark.parametrize("keep_kv", [False, True])
+    def test_prefixes_that_the_old_weights_left_are_forgotten(self, pair, keep_kv):
+        old, new = pair
+        prompt = list(range(100))
+        with open_engine(old) as engine, open_engine(new) as after:
+            ids(engine, prompt)
+            assert engine.generate(prompt, GREEDY).receipt.cached_tokens > 0
+            engine.update_weights(given(new.tensors), keep_kv=keep_kv)
+            assert ids(engine, prompt) == ids(after, prompt)
+            assert engine.generate(prompt, GREEDY).receipt.cached_tokens > 0
+
     def test_many_requests_and_updates_at_once(self, pair):
         """Nothing is lost, and what starts afterwards is the last model's."""
         old, new = pair
