@@ -3,8 +3,9 @@
 use std::ops::Range;
 
 use super::super::DraftBlock;
-use super::attention::{self, AttendScratch, BlockKeys, Heads, Keys, QueryRow};
-use super::cache::{Cache, padded};
+use super::attend::AttendScratch;
+use super::attention::{self, BlockKeys, Heads, Keys, QueryRow};
+use super::cache::{Cache, LANES, key_floats, padded, write_key};
 use super::draft_qkv::Layout;
 use super::pages::PageTables;
 use super::workers::Compute;
@@ -20,8 +21,9 @@ pub(super) struct BlockCache {
 impl BlockCache {
     /// Room for `rows` rows.
     pub(super) fn new(spec: &DrafterSpec, rows: usize) -> Self {
-        let len = rows * spec.kv_heads * padded(spec.head_dim);
-        Self { keys: vec![0.0; len], values: vec![0.0; len] }
+        let (heads, dim) = (rows * spec.kv_heads, spec.head_dim);
+        // A block of a single row takes the keys of a whole vector.
+        Self { keys: vec![0.0; heads * LANES * dim], values: vec![0.0; heads * padded(dim)] }
     }
 
     /// Bytes held.
@@ -38,16 +40,23 @@ impl BlockCache {
             for row in 0..rows {
                 let from = &qkv[(first + row) * layout.width..][..layout.width];
                 for head in 0..spec.kv_heads {
-                    let to = (first * spec.kv_heads + head * rows + row) * len;
+                    let to = key_place_of(first, head, rows, spec);
                     let key = &from[layout.k + head * dim..][..dim];
+                    write_key(&mut self.keys[to..to + key_floats(rows, dim)], row, key);
+                    let to = (first * spec.kv_heads + head * rows + row) * len;
                     let value = &from[layout.v + head * dim..][..dim];
-                    self.keys[to..to + dim].copy_from_slice(key);
                     self.values[to..to + dim].copy_from_slice(value);
                 }
             }
             first += rows;
         }
     }
+}
+
+/// Where the keys of a head of the block of `rows` rows from row `first` on start: blocks before
+/// it took [`LANES`] positions a row at most.
+fn key_place_of(first: usize, head: usize, rows: usize, spec: &DrafterSpec) -> usize {
+    first * LANES * spec.kv_heads * spec.head_dim + head * key_floats(rows, spec.head_dim)
 }
 
 /// Positions that row `row` of a block sees: context strictly before the anchor and block rows,
@@ -100,11 +109,11 @@ pub(super) fn run(
         let (number, row) = (places[i].0 as usize, places[i].1 as usize);
         let this = &blocks[number];
         let rows = this.drafts as usize + 1;
-        let at = (i - row) * len;
+        let first = i - row;
         let keys = BlockKeys {
             start: this.start as usize,
-            keys: &block.keys[at..at + rows * len],
-            values: &block.values[at..at + rows * len],
+            keys: &block.keys[key_place_of(first, 0, rows, spec)..],
+            values: &block.values[first * len..(first + rows) * len],
             rows,
         };
         QueryRow {

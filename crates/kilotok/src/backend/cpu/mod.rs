@@ -5,6 +5,7 @@
 //! compiled once per SIMD path.
 
 pub(crate) mod accept;
+mod attend;
 mod attention;
 mod attention_full;
 mod attention_swa;

@@ -1,12 +1,12 @@
 //! Saved rings: what a window still needs of the positions before a point, for many points.
 
 use super::super::{Slot, Snapshot};
-use super::cache::{Cache, CacheShape, padded};
+use super::cache::{Cache, CacheShape, padded, read_key};
 
 /// Saved keys and values of one layer; holds nothing where the layer's cache is paged.
 #[derive(Debug)]
 pub(super) struct Saved {
-    /// `[snapshots, kv_heads, history, padded(qk_dim)]`
+    /// `[snapshots, kv_heads, history, qk_dim]`
     keys: Vec<f32>,
     /// `[snapshots, kv_heads, history, padded(v_dim)]`
     values: Vec<f32>,
@@ -16,7 +16,7 @@ pub(super) struct Saved {
 
 /// Bytes of one layer in one snapshot, or `None` where the number overflows.
 pub(super) fn num_bytes(shape: &CacheShape) -> Option<usize> {
-    let width = padded(shape.qk_dim) + padded(shape.v_dim);
+    let width = shape.qk_dim + padded(shape.v_dim);
     shape.history().checked_mul(shape.kv_heads)?.checked_mul(width * 4)
 }
 
@@ -25,7 +25,7 @@ impl Saved {
         let history = shape.history();
         let rows = snapshots * shape.kv_heads * history;
         Self {
-            keys: vec![0.0; rows * padded(shape.qk_dim)],
+            keys: vec![0.0; rows * shape.qk_dim],
             values: vec![0.0; rows * padded(shape.v_dim)],
             history,
         }
@@ -33,16 +33,17 @@ impl Saved {
 
     /// Copies the positions before `end` that count out of a slot's ring.
     pub(super) fn save(&mut self, cache: &Cache, slot: Slot, end: usize, snapshot: Snapshot) {
-        let (k, v) = (padded(cache.qk_dim), padded(cache.v_dim));
+        let (k, v) = (cache.qk_dim, padded(cache.v_dim));
         for head in 0..cache.kv_heads {
             let mut position = end.saturating_sub(self.history);
             while position < end {
-                let (row, count) = cache.rows_at(slot, &[], head, position);
-                let count = count.min(end - position);
+                let run = cache.run_at(slot, &[], head, position);
+                let count = run.len.min(end - position);
                 let at = self.row(cache.kv_heads, (snapshot, head), end - position);
-                let (keys, values) = (cache.keys(row), cache.values(row));
-                self.keys[at * k..][..count * k].copy_from_slice(&keys[..count * k]);
-                self.values[at * v..][..count * v].copy_from_slice(&values[..count * v]);
+                for (i, key) in self.keys[at * k..][..count * k].chunks_exact_mut(k).enumerate() {
+                    read_key(run.keys, run.offset + i, key);
+                }
+                self.values[at * v..][..count * v].copy_from_slice(&run.values[..count * v]);
                 position += count;
             }
         }
@@ -50,16 +51,12 @@ impl Saved {
 
     /// Copies them back, into any slot's ring.
     pub(super) fn restore(&self, cache: &mut Cache, slot: Slot, end: usize, snapshot: Snapshot) {
-        let (k, v) = (padded(cache.qk_dim), padded(cache.v_dim));
+        let (k, v) = (cache.qk_dim, padded(cache.v_dim));
         for head in 0..cache.kv_heads {
-            let mut position = end.saturating_sub(self.history);
-            while position < end {
-                let (row, count) = cache.rows_at(slot, &[], head, position);
-                let count = count.min(end - position);
+            for position in end.saturating_sub(self.history)..end {
                 let at = self.row(cache.kv_heads, (snapshot, head), end - position);
-                let keys = &self.keys[at * k..][..count * k];
-                cache.write_rows(row, keys, &self.values[at * v..][..count * v]);
-                position += count;
+                let (key, value) = (&self.keys[at * k..][..k], &self.values[at * v..][..v]);
+                cache.write((slot, &[]), head, position, key, &value[..cache.v_dim]);
             }
         }
     }

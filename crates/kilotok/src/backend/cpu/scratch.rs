@@ -1,7 +1,7 @@
 //! Every buffer of a round, allocated once (law 4).
 
 use super::super::Limits;
-use super::attention::AttendScratch;
+use super::attend::AttendScratch;
 use super::draft_attention::BlockCache;
 use super::draft_qkv::Layout;
 use super::linear::Packed;
@@ -28,7 +28,6 @@ pub(super) struct Extents {
     top_k: usize,
     taps: usize,
     packed: usize,
-    qk_dim: usize,
     v_dim: usize,
 }
 
@@ -41,7 +40,6 @@ impl Extents {
             let a = &layer.attention;
             e.qkv = e.qkv.max(a.head_map().width);
             e.attention = e.attention.max(a.heads * a.v_dim);
-            e.qk_dim = e.qk_dim.max(a.qk_dim);
             e.v_dim = e.v_dim.max(a.v_dim);
             match &layer.mlp {
                 MlpSpec::Dense { inter } => {
@@ -65,7 +63,6 @@ impl Extents {
             e.activations = e.activations.max(d.inter);
             e.taps = d.taps.len() * spec.hidden;
             e.packed = e.packed.max(Packed::padded(d.inter)).max(Packed::padded(e.taps));
-            e.qk_dim = e.qk_dim.max(d.head_dim);
             e.v_dim = e.v_dim.max(d.head_dim);
         }
         e.packed = e.packed.max(Packed::padded(e.attention));
@@ -164,7 +161,7 @@ impl Scratch {
             draft_rope: drafter.map(|d| RopeTable::new(d.rope, e.rows)),
             block: drafter.map(|d| BlockCache::new(d, e.rows)),
             places: Vec::with_capacity(e.rows),
-            attend: (0..threads).map(|_| AttendScratch::new(e.qk_dim, e.v_dim)).collect(),
+            attend: (0..threads).map(|_| AttendScratch::new(e.v_dim)).collect(),
         }
     }
 

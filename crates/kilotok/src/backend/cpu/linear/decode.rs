@@ -116,58 +116,6 @@ impl<V: Vector> Decoder<V> for F32 {
     }
 }
 
-/// Rows of f32 at addresses of their own, each padded with zeros to whole vectors.
-#[derive(Clone, Copy)]
-pub(crate) struct Gathered<'a> {
-    pub(crate) rows: &'a [*const f32],
-    pub(crate) cols: usize,
-}
-
-impl<V: Vector> Decoder<V> for Gathered<'_> {
-    const CHUNK: usize = V::LANES;
-    type Row = *const f32;
-    type Chunk = *const f32;
-
-    #[inline(always)]
-    fn cols(&self) -> usize {
-        self.cols
-    }
-
-    #[inline(always)]
-    unsafe fn row(&self, row: usize) -> Self::Row {
-        // SAFETY: `row` is below the number of rows.
-        unsafe { *self.rows.get_unchecked(row) }
-    }
-
-    #[inline(always)]
-    unsafe fn chunk(&self, row: Self::Row, index: usize) -> Self::Chunk {
-        // SAFETY: the chunk lies inside the row.
-        unsafe { row.add(index * V::LANES) }
-    }
-
-    #[inline(always)]
-    unsafe fn tail(&self, row: Self::Row, _: &mut [u8; CHUNK_BYTES]) -> Self::Chunk {
-        row // never asked for: rows are whole vectors
-    }
-
-    #[inline(always)]
-    unsafe fn next(&self, chunk: &mut Self::Chunk) -> V {
-        // SAFETY: a chunk is one vector.
-        unsafe { V::load(*chunk) }
-    }
-
-    const SCALED: bool = false;
-
-    #[inline(always)]
-    unsafe fn scale(&self, _: &Self::Chunk) -> V {
-        // SAFETY: register operations only.
-        unsafe { V::splat(1.0) }
-    }
-
-    #[inline(always)]
-    unsafe fn prefetch(&self, _: Self::Row, _: usize, _: usize) {}
-}
-
 /// Rows of bfloat16.
 #[derive(Clone, Copy)]
 pub(crate) struct Bf16 {

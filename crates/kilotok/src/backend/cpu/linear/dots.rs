@@ -12,8 +12,8 @@
 use super::super::simd::Vector;
 use super::decode::{CHUNK_BYTES, Decoder};
 
-/// Outputs that [`single`] computes at once.
-pub(crate) const OUTPUTS: usize = 8;
+/// Outputs that [`block`] computes at once.
+pub(super) const OUTPUTS: usize = 8;
 
 /// Outputs that [`panel`] computes at once.
 pub(super) const PANEL: usize = 32;
@@ -187,13 +187,13 @@ unsafe fn direct<V: Vector, D: Decoder<V>, const R: usize, const N: usize>(
 }
 
 /// `R` rows times up to [`OUTPUTS`] weight rows, for activations that fit into a first-level
-/// cache: one row, or heads.
+/// cache.
 ///
 /// # Safety
 /// The decoder's contract; `count <= OUTPUTS`, `output + count` is at most the number of weight
 /// rows, and every `x` is readable for the columns rounded up to whole chunks.
 #[inline(always)]
-pub(crate) unsafe fn block<V: Vector, D: Decoder<V>, const R: usize>(
+pub(super) unsafe fn block<V: Vector, D: Decoder<V>, const R: usize>(
     weights: &D,
     output: usize,
     count: usize,

@@ -10,8 +10,6 @@ mod pack;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) use amx::{linear_amx, permission, split_amx};
-pub(super) use decode::Gathered;
-pub(super) use dots::{OUTPUTS, block};
 pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, linear};
 pub(super) use pack::{Orders, Packed, Split};
 
@@ -79,7 +77,7 @@ pub(super) fn weights(matrix: &Matrix) -> Weights {
 pub(super) fn source(matrix: &Matrix, x: &Packed, rows: Range<usize>) -> Source {
     assert_eq!(x.cols, matrix.cols, "activations do not fit the matrix");
     assert!(rows.start <= rows.end && rows.end <= x.rows, "row out of range");
-    let (split, split_stride) = x.split(&rows);
+    let (split, split_stride) = x.split(&rows, &matrix.format);
     Source {
         base: x.rows_for(&matrix.format).as_ptr(),
         stride: x.stride,

@@ -12,23 +12,25 @@ const PAD: usize = 128;
 /// Bfloat16 parts of a value on the AMX path.
 pub(super) const PARTS: usize = 3;
 
-/// Values beyond the last that a tile may read: it takes up to five rows at a time.
-const SPLIT_SLACK: usize = 16;
+/// Rows whose parts make up a tile.
+pub(super) const TILE_ROWS: usize = 5;
 
-/// Room for a row in every pair of columns: its parts and one value more.
-const SPLIT_ROW: usize = PARTS + 1;
+/// Values from one tile to the next in a pair of columns: a cache line, so that no row of a tile
+/// crosses into another line, which would make loading the tile several times slower.
+pub(super) const TILE_VALUES: usize = 16;
 
-/// Values from one pair of columns to the next in a group of rows, one more than there are at
-/// least and [`SPLIT_ROW`] a row at most: nothing between few rows, since experts are multiplied
-/// by one row or two, and whole cache lines from sixteen rows on, an odd number of them where
-/// possible, so that the pairs of a tile do not compete for the same lines of a cache.
+/// Room for a row in every pair of columns, at most [`split_stride`] of one or more rows.
+const SPLIT_ROW: usize = 6;
+
+/// Values from one pair of columns to the next in a group of rows: whole lines, an odd number
+/// where there are many, so that the pairs of a tile do not compete for the same lines of a
+/// cache. One row or two, the usual lot of an expert, share lines with the next pairs.
 fn split_stride(rows: usize) -> usize {
-    if rows < 16 {
-        return rows * SPLIT_ROW;
+    if rows <= 2 {
+        return 4 * rows.max(1);
     }
-    let lines = (rows * PARTS + 1).div_ceil(16);
-    let odd = lines | 1;
-    16 * if 16 * odd <= rows * SPLIT_ROW { odd } else { lines }
+    let tiles = rows.div_ceil(TILE_ROWS);
+    TILE_VALUES * if tiles > 3 { tiles | 1 } else { tiles }
 }
 
 /// Rows to split: `[rows, cols]` floats at `x`, columns a multiple of 32.
@@ -36,10 +38,21 @@ pub(crate) struct SplitJob {
     pub(crate) x: *const f32,
     pub(crate) rows: usize,
     pub(crate) cols: usize,
-    /// `[cols / 2, out_stride]`: columns `2 p` (lower half) and `2 p + 1` of part `i` of row `r`
-    /// at `[p, 3 r + i]`.
+    /// `[cols / 2, out_stride]`: a pair of columns, lower half first, of part `i` of row `r` at
+    /// `[pair, 16 (r / 5) + 3 (r % 5) + i]`.
     pub(crate) out: *mut u32,
     pub(crate) out_stride: usize,
+    /// Which pairs: see [`Pairs`].
+    pub(crate) pairs: Pairs,
+}
+
+/// The order of the 32 columns of a block in sixteen pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pairs {
+    /// As they come: BF16 and FP8.
+    Natural,
+    /// Column `4 (w % 8) + w / 8` at place `w`, as MXFP4 is decoded.
+    Mxfp4,
 }
 
 /// Splits rows into [`PARTS`] bfloat16 each.
@@ -48,6 +61,23 @@ pub(crate) struct SplitJob {
 /// The path's features; rows and `out` are as the job says.
 pub(crate) type Split = unsafe fn(&SplitJob);
 
+/// `[stride / 2, split_stride]` for every group of rows; see [`SplitJob::out`]. A group starts
+/// where `SPLIT_ROW` values a row and pair put it.
+#[derive(Debug)]
+struct SplitRows(Vec<u32>);
+
+impl SplitRows {
+    /// Room for rows of `floats` floats in all.
+    fn new(floats: usize) -> Self {
+        Self(vec![0; if floats == 0 { 0 } else { floats / 2 * SPLIT_ROW + TILE_VALUES }])
+    }
+
+    /// The first value that starts a cache line.
+    fn line(&self) -> usize {
+        self.0.as_ptr().align_offset(4 * TILE_VALUES).min(self.0.len())
+    }
+}
+
 /// Activation rows in the orders that their consumers take.
 #[derive(Debug)]
 pub(crate) struct Packed {
@@ -55,9 +85,8 @@ pub(crate) struct Packed {
     natural: Vec<f32>,
     /// `[rows, stride]`, columns in MXFP4 order.
     mxfp4: Vec<f32>,
-    /// `[stride / 2, split_stride]` for every group of rows, on the AMX path alone; see
-    /// [`SplitJob::out`]. A group starts where `SPLIT_ROW` values a row and pair put it.
-    split: Vec<u32>,
+    /// Split rows on the AMX path alone, for narrow formats and for MXFP4.
+    split: [SplitRows; 2],
     lanes: usize,
     splitter: Option<Split>,
     orders: Orders,
@@ -98,14 +127,11 @@ impl Packed {
     /// Room for `rows` times `per_row` floats of rows padded by [`Packed::padded`].
     pub(crate) fn new(rows: usize, per_row: usize, kernels: &Kernels) -> Self {
         let floats = rows * per_row;
-        let (mxfp4, split) = match kernels.split {
-            None => (floats, 0),
-            Some(_) => (0, floats / 2 * SPLIT_ROW + SPLIT_SLACK),
-        };
+        let (mxfp4, split) = if kernels.split.is_some() { (0, floats) } else { (floats, 0) };
         Self {
             natural: vec![0.0; floats],
             mxfp4: vec![0.0; mxfp4],
-            split: vec![0; split],
+            split: [SplitRows::new(split), SplitRows::new(split)],
             lanes: kernels.lanes,
             splitter: kernels.split,
             orders: Orders::default(),
@@ -123,7 +149,8 @@ impl Packed {
 
     /// Bytes held.
     pub(crate) fn num_bytes(&self) -> usize {
-        (self.natural.len() + self.mxfp4.len()) * 4 + self.split.len() * 4
+        let split: usize = self.split.iter().map(|s| s.0.len()).sum();
+        (self.natural.len() + self.mxfp4.len() + split) * 4
     }
 
     /// Packs rows `rows` of `x`, `[_, cols]`, one after the other, to be multiplied together.
@@ -139,7 +166,7 @@ impl Packed {
         rows: &[u32],
         cols: usize,
         orders: Orders,
-        groups: impl Iterator<Item = Range<usize>>,
+        groups: impl Iterator<Item = Range<usize>> + Clone,
     ) {
         let stride = Self::padded(cols);
         assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
@@ -155,14 +182,19 @@ impl Packed {
                 to_mxfp4_order(from, to, self.lanes);
             }
         }
-        if let Some(split) = self.splitter.filter(|_| orders.narrow || orders.mxfp4) {
-            for group in groups {
+        let natural = (orders.narrow, Pairs::Natural);
+        for (buffer, wanted) in [natural, (orders.mxfp4, Pairs::Mxfp4)].into_iter().enumerate() {
+            let (true, pairs) = wanted else { continue };
+            let Some(split) = self.splitter else { break };
+            let buffer = &mut self.split[buffer];
+            let line = buffer.line();
+            for group in groups.clone() {
                 let out_stride = split_stride(group.len());
                 let x = &self.natural[group.start * stride..group.end * stride];
-                let out = &mut self.split[group.start * SPLIT_ROW * (stride / 2)..];
-                assert!(stride / 2 * out_stride + SPLIT_SLACK <= out.len());
+                let out = &mut buffer.0[line + group.start * SPLIT_ROW * (stride / 2)..];
+                assert!(stride / 2 * out_stride <= out.len());
                 let (x, out) = (x.as_ptr(), out.as_mut_ptr());
-                let job = SplitJob { x, rows: group.len(), cols: stride, out, out_stride };
+                let job = SplitJob { x, rows: group.len(), cols: stride, out, out_stride, pairs };
                 // SAFETY: kernels are handed out after feature detection; both buffers are ours
                 // and hold the group's rows and all pairs.
                 unsafe { split(&job) };
@@ -183,11 +215,13 @@ impl Packed {
         rows
     }
 
-    /// The split parts of a group of rows, empty on other paths, and their stride.
-    pub(super) fn split(&self, group: &Range<usize>) -> (&[u32], usize) {
+    /// The split parts of a group of rows in the order that `format` takes, and their stride;
+    /// nothing on other paths and for F32, which is not split.
+    pub(super) fn split(&self, group: &Range<usize>, format: &Format) -> (&[u32], usize) {
         assert!(!self.whole || *group == (0..self.rows), "rows were packed to stay together");
-        let at = (group.start * SPLIT_ROW * (self.stride / 2)).min(self.split.len());
-        (&self.split[at..], split_stride(group.len()))
+        let buffer = &self.split[usize::from(matches!(format, Format::Mxfp4 { .. }))];
+        let at = buffer.line() + group.start * SPLIT_ROW * (self.stride / 2);
+        (&buffer.0[at.min(buffer.0.len())..], split_stride(group.len()))
     }
 }
 

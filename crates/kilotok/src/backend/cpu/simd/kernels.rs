@@ -1,7 +1,7 @@
 //! The kernels of each path: generic code compiled once per set of CPU features.
 #![allow(unsafe_code, reason = "the entries carry target features")]
 
-use super::super::attention::{AttendJob, attend};
+use super::super::attend::{AttendJob, attend};
 use super::super::linear::{LinearJob, Split, linear};
 use super::super::rms_norm::{NormJob, norm};
 use super::{clamped_swiglu, sigmoid, silu_mul};

@@ -45,17 +45,18 @@ pub(super) trait Tiled: Copy {
     /// Factor of step `step` of a row whose factors start at `factors`.
     unsafe fn factor(&self, factors: usize, step: usize) -> f32;
     /// Asks for a part of the sixteen rows from `row` on, which need not exist: all parts
-    /// together, one a step, are all of them.
-    unsafe fn prefetch(&self, row: usize, step: usize);
+    /// together, one a block, are all of them. A few lines at a time: more at once would keep
+    /// the loads behind them waiting.
+    unsafe fn prefetch(&self, row: usize, block: usize);
 }
 
-/// Asks for part `step`, `lines` lines, of rows of `bytes` bytes at `first`, in order of address.
+/// Asks for part `block`, `lines` lines, of rows at `first`, in order of address.
 ///
 /// # Safety
 /// None: a prefetch reads nothing.
 #[inline(always)]
-unsafe fn prefetch(first: *const u8, step: usize, lines: usize) {
-    let next = first.wrapping_add(step * lines * 64);
+unsafe fn prefetch(first: *const u8, block: usize, lines: usize) {
+    let next = first.wrapping_add(block * lines * 64);
     for line in 0..lines {
         // SAFETY: a prefetch reads nothing.
         unsafe { _mm_prefetch::<_MM_HINT_T1>(next.wrapping_add(line * 64).cast()) };
@@ -120,11 +121,11 @@ impl Tiled for Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(&self, row: usize, step: usize) {
+    unsafe fn prefetch(&self, row: usize, block: usize) {
         // SAFETY: a prefetch reads nothing.
         unsafe {
-            let count = lines(64, self.pitch, self.cols * 2);
-            prefetch(self.data.wrapping_add(row * self.pitch), step, count);
+            let count = lines(16, self.pitch, self.cols * 2);
+            prefetch(self.data.wrapping_add(row * self.pitch), block, count);
         }
     }
 }
@@ -166,9 +167,9 @@ impl Tiled for Fp8 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(&self, row: usize, step: usize) {
+    unsafe fn prefetch(&self, row: usize, block: usize) {
         // SAFETY: a prefetch reads nothing.
-        unsafe { prefetch(self.data.wrapping_add(row * self.cols), step, 32) };
+        unsafe { prefetch(self.data.wrapping_add(row * self.cols), block, 8) };
     }
 }
 
@@ -216,7 +217,7 @@ impl Tiled for Mxfp4 {
     #[inline(always)]
     unsafe fn step(&self, rows: &[usize; 16], step: usize, decoded: &mut Decoded) -> Tiles {
         /// Bfloat16 of the codes times 2^125, twice (bit 4 of a lookup is another code's). Zero
-        /// is 0 for both signs: a scale is subtracted from the exponent and saturates there.
+        /// is 0 for both signs.
         const TABLE: [u16; 32] = {
             let mut table = [0; 32];
             let mut code = 0;
@@ -226,6 +227,19 @@ impl Tiled for Mxfp4 {
                 code += 1;
             }
             table
+        };
+        /// Codes from whose exponents scales are subtracted.
+        const NONZERO: u32 = 0xfefe_fefe;
+        /// Quarter `q` of a register takes the `q`-th code of every word of the block: the order
+        /// of `Pairs::Mxfp4`.
+        const SHIFTS: [u16; 32] = {
+            let mut shifts = [0; 32];
+            let mut word = 0;
+            while word < 32 {
+                shifts[word] = 4 * (word / 8) as u16;
+                word += 1;
+            }
+            shifts
         };
         let blocks = blocks(step * STEP, self.cols);
         // SAFETY: rows are below the matrix', whose columns are whole blocks.
@@ -245,13 +259,16 @@ impl Tiled for Mxfp4 {
                 _mm512_storeu_si512(down.as_mut_ptr().cast(), code);
             }
             let table = _mm512_loadu_si512(TABLE.as_ptr().cast());
+            let shifts = _mm512_loadu_si512(SHIFTS.as_ptr().cast());
+            // Permutations and shifts share one port, so there are as few as can be: every
+            // quarter of the register sees all the block's bytes, and it is the table, not what
+            // is looked up, that is scaled.
             let decode = |from: *const u8, to: *mut u16, down: i32| {
-                let bytes = _mm512_cvtepu8_epi32(_mm_loadu_si128(from.cast()));
-                // The upper nibble goes to the low bits of the upper word.
-                let codes = _mm512_or_si512(bytes, _mm512_slli_epi32::<12>(bytes));
-                let value = _mm512_permutexvar_epi16(codes, table);
-                let value = _mm512_subs_epu16(value, _mm512_set1_epi32(down));
-                _mm512_store_si512(to.cast(), value);
+                let bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(from.cast()));
+                let codes = _mm512_srlv_epi16(bytes, shifts);
+                let down = _mm512_set1_epi32(down);
+                let scaled = _mm512_mask_sub_epi16(table, NONZERO, table, down);
+                _mm512_store_si512(to.cast(), _mm512_permutexvar_epi16(codes, scaled));
             };
             for (n, (row, to)) in rows.iter().zip(&mut decoded.0).enumerate() {
                 let from = self.data.add(row * self.pitch.0 + step * (STEP / 2));
@@ -282,13 +299,15 @@ impl Tiled for Mxfp4 {
     }
 
     #[inline(always)]
-    unsafe fn prefetch(&self, row: usize, step: usize) {
+    unsafe fn prefetch(&self, row: usize, block: usize) {
         let (data, scales) = self.pitch;
         // SAFETY: a prefetch reads nothing.
         unsafe {
-            let count = lines(16, data, self.cols / 2);
-            prefetch(self.data.wrapping_add(row * data), step, count);
-            prefetch(self.scales.wrapping_add(row * scales), step, count / 16);
+            let count = lines(4, data, self.cols / 2);
+            prefetch(self.data.wrapping_add(row * data), block, count);
+            if block % 4 == 0 {
+                prefetch(self.scales.wrapping_add(row * scales), block / 4, count / 4);
+            }
         }
     }
 }

@@ -4,15 +4,14 @@
 
 use std::arch::x86_64::*;
 use std::cell::UnsafeCell;
+use std::ops::Range;
 
 use super::super::super::simd::Avx512;
 use super::super::kernel::{LinearJob, Store, Weights, linear};
-use super::super::pack::PARTS;
+use super::super::pack::{PARTS, TILE_ROWS, TILE_VALUES};
 use super::decode::{BLOCK, Decoded, STEP, Tiled, Tiles};
 use super::tile::{self, Config};
 
-/// Rows of activations of a tile: its columns are three parts of each.
-const TILE_ROWS: usize = 5;
 /// Tiles of rows that share decoded weights.
 const ROW_TILES: usize = 3;
 /// Outputs of a tile.
@@ -67,38 +66,27 @@ pub(crate) unsafe fn linear_amx(job: &LinearJob) {
 #[inline(always)]
 unsafe fn rows<D: Tiled>(weights: &D, job: &LinearJob) {
     let mut first = 0;
-    while first < job.source.count {
-        let count = (job.source.count - first).min(TILE_ROWS * ROW_TILES);
-        let tiles = count.div_ceil(TILE_ROWS);
-        let each = count.div_ceil(tiles);
-        let piece = Piece { first, count, each };
-        // SAFETY: passed on from the caller.
-        unsafe {
-            Config::new(PARTS * each).load();
-            match tiles {
+    // SAFETY: passed on from the caller.
+    unsafe {
+        Config::new(PARTS * job.source.count.min(TILE_ROWS)).load();
+        while first < job.source.count {
+            let count = (job.source.count - first).min(TILE_ROWS * ROW_TILES);
+            let piece = first..first + count;
+            match count.div_ceil(TILE_ROWS) {
                 1 => outputs::<D, 1>(weights, job, piece),
                 2 => outputs::<D, 2>(weights, job, piece),
                 _ => outputs::<D, 3>(weights, job, piece),
             }
-            tile::release();
+            first += count;
         }
-        first += count;
+        tile::release();
     }
-}
-
-/// Rows `first .. first + count` of a job, `each` of them to a tile.
-#[derive(Clone, Copy)]
-struct Piece {
-    first: usize,
-    count: usize,
-    each: usize,
 }
 
 /// # Safety
 /// As for [`linear_amx`]; tiles are configured.
 #[inline(always)]
-unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece: Piece) {
-    let Piece { first, count, each } = piece;
+unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece: Range<usize>) {
     let steps = weights.cols().div_ceil(STEP);
     let blocks = weights.cols().div_ceil(BLOCK);
     let stride = job.source.split_stride;
@@ -113,8 +101,7 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
         for (n, row) in rows.iter_mut().enumerate() {
             *row = start + n.min(some - 1);
         }
-        // SAFETY: weight rows are inside the job; pairs of the piece's rows are inside the pack,
-        // and the rows that fill up its last tile are inside the pack or its slack.
+        // SAFETY: weight rows are inside the job, tiles of the piece's rows inside the pack.
         unsafe {
             let factors = weights.factors(&rows);
             zero::<T>();
@@ -122,27 +109,21 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
             let (mut now, mut next) = (now, next);
             let mut tiles = weights.step(&rows, 0, now);
             for step in 0..steps {
-                // Beyond the job's last too: another thread's next rows leave memory early.
-                weights.prefetch(start + OUTPUTS, step);
                 let mut following = tiles;
                 if step + 1 < steps {
                     following = weights.step(&rows, step + 1, next);
                 }
                 let x = job.source.split.add(step * STEP / 2 * stride);
-                let x = x.add(first * PARTS);
-                let (x, rows) = (Pairs { x, stride }, each * PARTS);
+                let x = x.add(piece.start / TILE_ROWS * TILE_VALUES);
+                let x = Pairs { x, stride };
                 let left = blocks - 4 * step;
-                block::<T, 0>(tiles, x, rows, 0);
-                if left >= 4 {
-                    block::<T, 1>(tiles, x, rows, 1);
-                    block::<T, 0>(tiles, x, rows, 2);
-                    block::<T, 1>(tiles, x, rows, 3);
-                } else {
-                    if left > 1 {
-                        block::<T, 1>(tiles, x, rows, 1);
-                    }
-                    if left > 2 {
-                        block::<T, 0>(tiles, x, rows, 2);
+                for b in 0..left.min(4) {
+                    // Beyond the job's last too: another thread's next rows leave memory early.
+                    weights.prefetch(start + OUTPUTS, 4 * step + b);
+                    if b % 2 == 0 {
+                        block::<T, 0>(tiles, x, b);
+                    } else {
+                        block::<T, 1>(tiles, x, b);
                     }
                 }
                 if D::SCALED {
@@ -167,14 +148,15 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
                 std::mem::swap(&mut now, &mut next);
             }
             for (t, sums) in sums.iter_mut().enumerate() {
-                let some_rows = each.min(count - (t * each).min(count));
+                let first = piece.start + t * TILE_ROWS;
+                let some_rows = TILE_ROWS.min(piece.end - first);
                 if !D::SCALED {
                     store(t, products);
                     if some_rows <= 2 {
                         for r in 0..some_rows {
                             let [even, odd] = parts_of(products, r);
                             let parts = [0, 1, 2].map(|i| _mm512_add_ps(even[i], odd[i]));
-                            put(job, first + t * each + r, start, some, parts);
+                            put(job, first + r, start, some, parts);
                         }
                         continue;
                     }
@@ -183,7 +165,7 @@ unsafe fn outputs<D: Tiled, const T: usize>(weights: &D, job: &LinearJob, piece:
                     }
                 }
                 for r in 0..some_rows {
-                    put(job, first + t * each + r, start, some, parts(&sums.0, r));
+                    put(job, first + r, start, some, parts(&sums.0, r));
                 }
             }
         }
@@ -197,24 +179,19 @@ struct Pairs {
     stride: usize,
 }
 
-/// Multiplies block `b` of a step with `T` tiles of rows, `columns` values apart, into their even
-/// (`ODD` is 0) or odd accumulators.
+/// Multiplies block `b` of a step with `T` tiles of rows into their even (`ODD` is 0) or odd
+/// accumulators.
 ///
 /// # Safety
 /// Tiles are configured; the block is inside the tiles and the pairs.
 #[inline(always)]
-unsafe fn block<const T: usize, const ODD: usize>(
-    tiles: Tiles,
-    pairs: Pairs,
-    columns: usize,
-    b: usize,
-) {
+unsafe fn block<const T: usize, const ODD: usize>(tiles: Tiles, pairs: Pairs, b: usize) {
     // SAFETY: passed on from the caller.
     unsafe {
         tile::load::<7>(tiles.base.add(b * tile::ROW), tiles.stride);
         let x = pairs.x.add(b * BLOCK / 2 * pairs.stride);
         for t in 0..T {
-            tile::load::<6>(x.add(t * columns).cast(), 4 * pairs.stride);
+            tile::load::<6>(x.add(t * TILE_VALUES).cast(), 4 * pairs.stride);
             multiply(2 * t + ODD);
         }
     }

@@ -4,7 +4,7 @@
 
 use std::arch::x86_64::*;
 
-use super::super::pack::{PARTS, SplitJob};
+use super::super::pack::{PARTS, Pairs, SplitJob, TILE_ROWS, TILE_VALUES};
 
 /// See [`super::super::Split`]. Parts are cut off, not rounded: 8 + 8 + 8 mantissa bits are all.
 ///
@@ -13,8 +13,12 @@ use super::super::pack::{PARTS, SplitJob};
 #[target_feature(enable = "avx512f,avx512bw")]
 pub(crate) unsafe fn split_amx(job: &SplitJob) {
     let mut upper = [0u16; 32];
-    for (column, place) in upper.iter_mut().enumerate() {
-        *place = 2 * column as u16 + 1; // the upper half of a float is its second word
+    for (place, word) in upper.iter_mut().enumerate() {
+        let column = match job.pairs {
+            Pairs::Natural => place,
+            Pairs::Mxfp4 => 4 * (place % 8) + place / 8,
+        };
+        *word = 2 * column as u16 + 1; // the upper half of a float is its second word
     }
     // SAFETY: `upper` is one vector; a block is two vectors of floats and sixteen pairs. A store
     // takes one value more than a row has: the next row's first, written afterwards, or padding.
@@ -34,7 +38,8 @@ pub(crate) unsafe fn split_amx(job: &SplitJob) {
                     low = _mm512_sub_ps(low, cut(low));
                     high = _mm512_sub_ps(high, cut(high));
                 }
-                let to = job.out.add(block * 16 * job.out_stride + row * PARTS);
+                let column = row / TILE_ROWS * TILE_VALUES + row % TILE_ROWS * PARTS;
+                let to = job.out.add(block * 16 * job.out_stride + column);
                 store(&parts, to, job.out_stride);
             }
         }
