@@ -155,7 +155,7 @@ pub(super) unsafe fn attend<V: Vector>(job: &mut AttendJob) {
             let correction = softmax::<V>(heads, tile.count, scores, &mut top, &mut sum);
             for_runs!(heads, h, R in [4, 3, 2, 1] => {
                 let (outputs, scores) = (outputs_at.add(h * v_len), scores.as_ptr().add(h * SCORES));
-                let correction = &correction[h..h + R];
+                let correction = &correction[h..][..R];
                 if V::WIDE {
                     for_runs!(v_len / V::LANES, d, N in [4, 2, 1] => {
                         mix::<V, R, N>(&tile, d * V::LANES, correction, scores, outputs, v_len);

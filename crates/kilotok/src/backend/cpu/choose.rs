@@ -14,14 +14,23 @@ pub struct Chooser {
 
 /// Index of the largest value, the lowest one on ties; NaN never wins.
 pub fn argmax(values: &[f32]) -> u32 {
-    let mut best = 0;
-    let mut value = f32::NEG_INFINITY;
-    for (i, &v) in values.iter().enumerate() {
-        if v > value {
-            (best, value) = (i, v);
+    /// Values compared side by side.
+    const LANES: usize = 32;
+    let mut lanes = [f32::NEG_INFINITY; LANES];
+    let (whole, rest) = values.as_chunks::<LANES>();
+    for chunk in whole {
+        for (largest, &value) in lanes.iter_mut().zip(chunk) {
+            *largest = if value > *largest { value } else { *largest };
         }
     }
-    best as u32
+    let larger = |largest: f32, &value: &f32| if value > largest { value } else { largest };
+    let largest = rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, larger), larger);
+    // Counted, since a search that may end early is not done in vectors.
+    let has = |chunk: &[f32]| chunk.iter().filter(|value| **value == largest).count() > 0;
+    let chunk = values.chunks(LANES).position(has).unwrap_or(0);
+    let start = chunk * LANES;
+    let place = values[start.min(values.len())..].iter().position(|&value| value == largest);
+    (start + place.unwrap_or(0)) as u32
 }
 
 impl Chooser {
@@ -208,7 +217,13 @@ mod tests {
     #[test]
     fn greedy_prefers_the_lowest_id_and_ignores_nan() {
         assert_eq!(argmax(&[1.0, 3.0, 3.0, f32::NAN]), 1);
-        assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY]), 0);
+        assert_eq!(argmax(&[f32::NAN, f32::NEG_INFINITY]), 1);
+        assert_eq!((argmax(&[f32::NAN; 40]), argmax(&[])), (0, 0));
+        let mut many = vec![-1.0; 200];
+        for at in [199, 100, 99, 31, 0] {
+            many[at] = 2.0;
+            assert_eq!(argmax(&many), at as u32);
+        }
     }
 
     #[test]

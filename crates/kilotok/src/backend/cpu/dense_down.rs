@@ -1,6 +1,6 @@
 //! Op `dense_down` and its drafter twin: residual += `W_down` hidden.
 
-use super::linear::Packed;
+use super::linear::Packs;
 use super::o_proj;
 use super::workers::Compute;
 use crate::matrix::Matrix;
@@ -9,10 +9,10 @@ use crate::matrix::Matrix;
 pub(super) fn run(
     compute: &Compute,
     down: &Matrix,
-    packed: &mut Packed,
+    packs: &mut Packs,
     hidden: &[f32],
     rows: &[u32],
     residual: &mut [f32],
 ) {
-    o_proj::run(compute, (down, None), packed, hidden, rows, residual);
+    o_proj::run(compute, (down, None), packs, hidden, rows, residual);
 }

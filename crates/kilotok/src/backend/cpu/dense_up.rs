@@ -1,7 +1,7 @@
 //! Op `dense_up` and its drafter twin: hidden = silu(gate x) * (up x).
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
-use super::linear::{Orders, Output, Packed};
+use super::linear::{Orders, Output, Packs, Unpacked};
 use super::swiglu::{self, TASK_OUTPUTS, UpScratch};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
@@ -11,18 +11,19 @@ use crate::spec::Activation;
 pub(super) fn run(
     compute: &Compute,
     mlp: &ExpertWeights,
-    (packed, up): (&mut Packed, &mut UpScratch),
+    (packs, up): (&mut Packs, &mut UpScratch),
     normed: &[f32],
     rows: &[u32],
     hidden: &mut [f32],
 ) {
     let (inter, cols) = (mlp.gate.rows, mlp.gate.cols);
-    packed.pack(normed, rows, cols, Orders::of([&mlp.gate, &mlp.up]));
+    let orders = Orders::of([&mlp.gate, &mlp.up]);
+    let x = packs.input(Unpacked { x: normed, rows, cols, orders, routes: None });
     let (out, up) = (Output::new(hidden), up.parts());
     let job = swiglu::Job {
         mlp,
         activation: Activation::Silu,
-        x: packed,
+        x: &x,
         from: 0..rows.len(),
         out,
         to: rows,

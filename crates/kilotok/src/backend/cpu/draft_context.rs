@@ -3,7 +3,7 @@
 use super::super::Row;
 use super::cache::Cache;
 use super::draft_qkv::{finish, project};
-use super::linear::Packed;
+use super::linear::Packs;
 use super::pages::PageTables;
 use super::rope::RopeTable;
 use super::workers::Compute;
@@ -12,7 +12,7 @@ use crate::spec::DrafterSpec;
 
 /// Buffers of the op.
 pub(super) struct Buffers<'a> {
-    pub(super) packed: &'a mut Packed,
+    pub(super) packs: &'a mut Packs,
     /// `[rows, hidden]`
     pub(super) context: &'a [f32],
     /// Scratch for keys and values, `[rows, 2 * kv_heads * head_dim]`.
@@ -31,9 +31,9 @@ pub(super) fn run(
 ) {
     let (dim, half) = (spec.head_dim, spec.kv_heads * spec.head_dim);
     let width = 2 * half;
-    let Buffers { packed, context, kv, rope } = buffers;
+    let Buffers { packs, context, kv, rope } = buffers;
     let matrices = [&layer.k_proj, &layer.v_proj];
-    project(compute, matrices, (0, width), packed, context, identity, kv);
+    project(compute, matrices, (0, width), packs, context, identity, kv);
     finish(compute, (spec, layer), (rows.len(), width), 0, half, kv);
     for (i, (row, kv)) in rows.iter().zip(kv.chunks_exact_mut(width)).enumerate() {
         let pages = pages.of(row.slot);

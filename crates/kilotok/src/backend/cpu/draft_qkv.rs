@@ -1,6 +1,6 @@
 //! Op `draft_qkv`: queries, keys and values of block rows; queries and keys normed per head.
 
-use super::linear::{Orders, Packed, Store, apply};
+use super::linear::{Orders, Packs, Store, Unpacked, apply};
 use super::rms_norm;
 use super::workers::Compute;
 use crate::matrix::Matrix;
@@ -27,14 +27,14 @@ impl Layout {
 pub(super) fn run(
     compute: &Compute,
     (spec, layer): (&DrafterSpec, &DraftLayerWeights),
-    packed: &mut Packed,
+    packs: &mut Packs,
     normed: &[f32],
     rows: &[u32],
     qkv: &mut [f32],
 ) {
     let layout = Layout::of(spec);
     let matrices = [&layer.q_proj, &layer.k_proj, &layer.v_proj];
-    project(compute, matrices, (0, layout.width), packed, normed, rows, qkv);
+    project(compute, matrices, (0, layout.width), packs, normed, rows, qkv);
     let size = (rows.len(), layout.width);
     rms_norm::heads(compute, qkv, size, (0, spec.heads), &layer.q_norm, spec.norm_eps);
     finish(compute, (spec, layer), size, layout.k, layout.v, qkv);
@@ -45,15 +45,16 @@ pub(super) fn project<'a>(
     compute: &Compute,
     matrices: impl IntoIterator<Item = &'a Matrix> + Clone,
     (mut col, width): (usize, usize),
-    packed: &mut Packed,
+    packs: &mut Packs,
     x: &[f32],
     rows: &[u32],
     out: &mut [f32],
 ) {
     let cols = matrices.clone().into_iter().map(|m| m.cols).next().unwrap_or(0);
-    packed.pack(x, rows, cols, Orders::of(matrices.clone()));
+    let orders = Orders::of(matrices.clone());
+    let x = packs.input(Unpacked { x, rows, cols, orders, routes: None });
     for matrix in matrices {
-        apply(compute, matrix, packed, (out, width, col), rows, Store::Set);
+        apply(compute, matrix, &x, (out, width, col), rows, Store::Set);
         col += matrix.rows;
     }
 }

@@ -299,15 +299,15 @@ impl Executor for CpuExecutor {
                 OpKind::DraftFc => {
                     let eps = spec.norm_eps;
                     let (fused, context) = (&mut s.fused, &mut s.context);
-                    let packed = &mut s.packed;
-                    draft_fc::run(compute, (drafter, eps), packed, taps, identity, fused, context);
+                    let packs = &mut s.packs;
+                    draft_fc::run(compute, (drafter, eps), packs, taps, identity, fused, context);
                 }
                 OpKind::DraftContext => {
                     let Some(table) = &mut s.draft_rope else { continue };
                     table.fill(rows.iter().map(|r| r.position));
                     for (layer, cache) in drafter.layers.iter().zip(&mut self.draft_caches) {
                         let buffers = draft_context::Buffers {
-                            packed: &mut s.packed,
+                            packs: &mut s.packs,
                             context: &s.context[..rows.len() * hidden],
                             kv: &mut s.qkv,
                             rope: table,

@@ -1,6 +1,6 @@
 //! Op `lm_head` and its drafter twin `draft_head`: logits of the rows that need them.
 
-use super::linear::{Orders, Packed, Store, apply};
+use super::linear::{Orders, Packs, Store, Unpacked, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
 
@@ -8,13 +8,14 @@ use crate::matrix::Matrix;
 pub(super) fn run(
     compute: &Compute,
     head: &Matrix,
-    packed: &mut Packed,
+    packs: &mut Packs,
     normed: &[f32],
     rows: &[u32],
     identity: &[u32],
     logits: &mut [f32],
 ) {
-    packed.pack(normed, rows, head.cols, Orders::of([head]));
+    let (cols, orders) = (head.cols, Orders::of([head]));
+    let x = packs.input(Unpacked { x: normed, rows, cols, orders, routes: None });
     let identity = &identity[..rows.len()];
-    apply(compute, head, packed, (logits, head.rows, 0), identity, Store::Set);
+    apply(compute, head, &x, (logits, head.rows, 0), identity, Store::Set);
 }

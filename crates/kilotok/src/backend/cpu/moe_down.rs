@@ -1,7 +1,9 @@
 //! Op `moe_down`: residual += weighted sum of the selected experts' outputs.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
-use super::linear::{LinearJob, Orders, Output, Packed, Shared, Store, add_bias, source, weights};
+use super::linear::{
+    LinearJob, Orders, Output, Packs, Shared, Store, Unpacked, add_bias, source, weights,
+};
 use super::router::Routes;
 use super::workers::Compute;
 use crate::model::ExpertWeights;
@@ -24,7 +26,7 @@ pub(super) fn run(
     compute: &Compute,
     experts: &[ExpertWeights],
     routes: &Routes,
-    packed: &mut Packed,
+    packs: &mut Packs,
     Buffers { hidden, outputs, residual }: Buffers,
     (rows, top_k): (usize, usize),
 ) {
@@ -32,27 +34,27 @@ pub(super) fn run(
     let pairs = rows * top_k;
     let active = routes.active.iter().map(|e| &experts[*e as usize].down);
     let (_, sorted) = routes.sorted(pairs);
-    let groups = routes.active.iter().map(|e| routes.of(*e));
-    packed.pack_groups(hidden, sorted, inter, Orders::of(active), groups);
-    let (packed, out) = (&*packed, Output::new(outputs));
+    let (cols, orders) = (inter, Orders::of(active));
+    let x = packs.input(Unpacked { x: hidden, rows: sorted, cols, orders, routes: Some(routes) });
+    let out = Output::new(outputs);
     let tiles = width.div_ceil(TASK_OUTPUTS);
-    compute.tasks(routes.active.len() * tiles, pairs * inter * width, |task, _| {
+    compute.tasks(routes.active.len() * tiles, pairs * inter * width, |task, thread| {
         let expert = routes.active[task / tiles];
         let from = routes.of(expert);
         let to = &sorted[from.clone()];
         let ExpertWeights { down, bias, .. } = &experts[expert as usize];
         let start = task % tiles * TASK_OUTPUTS;
         let outputs = start..(start + TASK_OUTPUTS).min(width);
-        let job = LinearJob {
-            weights: weights(down),
-            source: source(down, packed, from),
-            target: out.target(width, (0, width), 0, to),
-            outputs: outputs.clone(),
-            store: Store::Set,
-        };
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above,
         // the borrows outlive the call, and tasks have disjoint outputs.
         unsafe {
+            let job = LinearJob {
+                weights: weights(down),
+                source: source(down, x.on(thread), from),
+                target: out.target(width, (0, width), 0, to),
+                outputs: outputs.clone(),
+                store: Store::Set,
+            };
             (compute.kernels.linear)(&job);
             if let Some(bias) = bias {
                 for pair in to {

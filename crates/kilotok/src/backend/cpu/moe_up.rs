@@ -2,7 +2,7 @@
 //! for all its rows.
 #![allow(unsafe_code, reason = "hands disjoint outputs of one buffer to several threads")]
 
-use super::linear::{Orders, Output, Packed};
+use super::linear::{Orders, Output, Packs, Unpacked};
 use super::router::Routes;
 use super::swiglu::{self, TASK_OUTPUTS, UpScratch};
 use super::workers::Compute;
@@ -15,7 +15,7 @@ pub(super) fn run(
     compute: &Compute,
     (experts, activation): (&[ExpertWeights], Activation),
     (routes, top_k): (&Routes, usize),
-    (packed, up): (&mut Packed, &mut UpScratch),
+    (packs, up): (&mut Packs, &mut UpScratch),
     normed: &[f32],
     identity: &[u32],
     hidden: &mut [f32],
@@ -25,9 +25,8 @@ pub(super) fn run(
     let orders = Orders::of(active.flat_map(|e| [&e.gate, &e.up]));
     // Rows are packed once per selected expert, so that an expert's rows are adjacent.
     let (from, to) = routes.sorted(rows * top_k);
-    let groups = routes.active.iter().map(|e| routes.of(*e));
-    packed.pack_groups(normed, from, cols, orders, groups);
-    let (x, out, up) = (&*packed, Output::new(hidden), up.parts());
+    let x = packs.input(Unpacked { x: normed, rows: from, cols, orders, routes: Some(routes) });
+    let (x, out, up) = (&x, Output::new(hidden), up.parts());
     let tiles = inter.div_ceil(TASK_OUTPUTS);
     compute.tasks(routes.active.len() * tiles, 2 * to.len() * inter * cols, |task, thread| {
         let expert = routes.active[task / tiles];

@@ -1,6 +1,6 @@
 //! Op `o_proj` and its drafter twin: residual += `W_o` attention.
 
-use super::linear::{Orders, Packed, Store, add_bias_rows, apply};
+use super::linear::{Orders, Packs, Store, Unpacked, add_bias_rows, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
 
@@ -8,12 +8,13 @@ use crate::matrix::Matrix;
 pub(super) fn run(
     compute: &Compute,
     (matrix, bias): (&Matrix, Option<&[f32]>),
-    packed: &mut Packed,
+    packs: &mut Packs,
     x: &[f32],
     rows: &[u32],
     residual: &mut [f32],
 ) {
-    packed.pack(x, rows, matrix.cols, Orders::of([matrix]));
-    apply(compute, matrix, packed, (residual, matrix.rows, 0), rows, Store::Add);
+    let (cols, orders) = (matrix.cols, Orders::of([matrix]));
+    let x = packs.input(Unpacked { x, rows, cols, orders, routes: None });
+    apply(compute, matrix, &x, (residual, matrix.rows, 0), rows, Store::Add);
     add_bias_rows(residual, rows.len(), bias);
 }

@@ -1,6 +1,6 @@
 //! Op `qkv`: queries, keys and values of every row, in the stored order of the projection.
 
-use super::linear::{Orders, Packed, Store, add_bias_rows, apply};
+use super::linear::{Orders, Packs, Store, Unpacked, add_bias_rows, apply};
 use super::workers::Compute;
 use crate::model::QkvWeights;
 
@@ -8,7 +8,7 @@ use crate::model::QkvWeights;
 pub(super) fn run(
     compute: &Compute,
     (weights, bias): (&QkvWeights, Option<&[f32]>),
-    packed: &mut Packed,
+    packs: &mut Packs,
     normed: &[f32],
     rows: &[u32],
     qkv: &mut [f32],
@@ -19,10 +19,11 @@ pub(super) fn run(
         QkvWeights::Split(matrices) => matrices.as_slice(),
     };
     let cols = matrices[0].cols;
-    packed.pack(normed, rows, cols, Orders::of(matrices));
+    let orders = Orders::of(matrices);
+    let x = packs.input(Unpacked { x: normed, rows, cols, orders, routes: None });
     let mut col = 0;
     for matrix in matrices {
-        apply(compute, matrix, packed, (qkv, width, col), rows, Store::Set);
+        apply(compute, matrix, &x, (qkv, width, col), rows, Store::Set);
         col += matrix.rows;
     }
     add_bias_rows(qkv, rows.len(), bias);

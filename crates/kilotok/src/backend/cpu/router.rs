@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::linear::{Orders, Packed, Store, apply};
+use super::linear::{Orders, Packs, Store, Unpacked, apply};
 use super::workers::Compute;
 use crate::matrix::Matrix;
 use crate::spec::{MoeSpec, RouterKind};
@@ -88,15 +88,16 @@ pub(super) fn run(
     compute: &Compute,
     (router, bias): (&Matrix, &[f32]),
     spec: &MoeSpec,
-    packed: &mut Packed,
+    packs: &mut Packs,
     normed: &[f32],
     rows: &[u32],
     routes: &mut Routes,
 ) {
     let (experts, top_k) = (spec.experts, spec.top_k);
-    packed.pack(normed, rows, router.cols, Orders::of([router]));
+    let (cols, orders) = (router.cols, Orders::of([router]));
+    let x = packs.input(Unpacked { x: normed, rows, cols, orders, routes: None });
     let scores = &mut routes.scores[..rows.len() * experts];
-    apply(compute, router, packed, (scores, experts, 0), rows, Store::Set);
+    apply(compute, router, &x, (scores, experts, 0), rows, Store::Set);
     if let RouterKind::Sigmoid { .. } = spec.router {
         // SAFETY: `kernels` were handed out after feature detection.
         unsafe { (compute.kernels.sigmoid)(scores) };

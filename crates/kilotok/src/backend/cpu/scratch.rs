@@ -4,7 +4,7 @@ use super::super::Limits;
 use super::attend::AttendScratch;
 use super::draft_attention::BlockCache;
 use super::draft_qkv::Layout;
-use super::linear::Packed;
+use super::linear::{Packed, Packs};
 use super::rope::RopeTable;
 use super::router::Routes;
 use super::simd::Kernels;
@@ -78,7 +78,7 @@ impl Extents {
             + self.expert_outputs
             + self.taps
             + 2 * self.vocab
-            + 4 * self.packed;
+            + 7 * self.packed;
         self.rows.checked_mul(per_row)?.checked_mul(4)
     }
 }
@@ -102,7 +102,7 @@ pub(super) struct Scratch {
     /// Logits of the rows in `draft_rows`.
     pub(super) draft_logits: Vec<f32>,
     pub(super) draft_rows: Vec<u32>,
-    pub(super) packed: Packed,
+    pub(super) packs: Packs,
     pub(super) up: UpScratch,
     /// `0, 1, 2, ...`
     pub(super) identity: Vec<u32>,
@@ -153,7 +153,7 @@ impl Scratch {
             logit_rows: Vec::with_capacity(e.rows),
             draft_logits: if drafter.is_some() { floats(e.vocab) } else { Vec::new() },
             draft_rows: Vec::with_capacity(e.rows),
-            packed: Packed::new(e.rows, e.packed, kernels),
+            packs: Packs::new(e.rows, e.packed, threads, kernels),
             up: UpScratch::new(e.rows, threads),
             identity: (0..e.rows as u32).collect(),
             ropes: specs.into_iter().map(|s| RopeTable::new(s, e.rows)).collect(),
@@ -181,7 +181,7 @@ impl Scratch {
             &self.draft_logits,
         ];
         floats.iter().map(|b| b.len() * 4).sum::<usize>()
-            + self.packed.num_bytes()
+            + self.packs.num_bytes()
             + self.up.num_bytes()
             + self.routes.num_bytes()
             + self.block.as_ref().map_or(0, BlockCache::num_bytes)

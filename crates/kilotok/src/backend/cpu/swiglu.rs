@@ -3,7 +3,7 @@
 
 use std::ops::Range;
 
-use super::linear::{LinearJob, Output, Packed, Store, add_bias, source, weights};
+use super::linear::{Input, LinearJob, Output, Store, add_bias, source, weights};
 use super::workers::Compute;
 use crate::model::ExpertWeights;
 use crate::spec::Activation;
@@ -41,7 +41,7 @@ impl UpScratch {
 pub(super) struct Job<'a> {
     pub(super) mlp: &'a ExpertWeights,
     pub(super) activation: Activation,
-    pub(super) x: &'a Packed,
+    pub(super) x: &'a Input<'a>,
     pub(super) from: Range<usize>,
     pub(super) out: Output,
     pub(super) to: &'a [u32],
@@ -58,6 +58,8 @@ pub(super) struct Job<'a> {
 pub(super) unsafe fn task(compute: &Compute, job: &Job, outputs: Range<usize>, thread: usize) {
     let Job { mlp, activation, x, out, to, up: (up, part), identity, .. } = *job;
     let from = &job.from;
+    // SAFETY: the caller is thread `thread`.
+    let x = unsafe { x.on(thread) };
     let (inter, rows, len) = (mlp.gate.rows, from.len(), outputs.len());
     assert!(len <= TASK_OUTPUTS && rows * TASK_OUTPUTS <= part && rows == to.len());
     let up = up.part(thread * part, part);

@@ -1,8 +1,9 @@
 //! The threads of the backend: a fixed pool that runs numbered tasks without allocating.
 //!
 //! rayon would allocate a queue block now and then and parks its threads between ops; here a job
-//! is one packed word that every thread claims tasks from, and threads spin for a moment before
-//! they sleep, since the next op follows within microseconds.
+//! is one packed word a thread, from which it and then its fellows claim tasks, and threads spin
+//! for a moment before they sleep, since the next op follows within microseconds. Every thread
+//! has a run of neighbouring tasks, because what a task reads ahead belongs to the next.
 #![allow(unsafe_code, reason = "lends a stack closure to threads that outlive the call")]
 
 use std::ops::Range;
@@ -29,7 +30,7 @@ impl Compute {
         work: usize,
         f: impl Fn(Range<usize>, usize) + Sync,
     ) {
-        if work < INLINE_WORK || self.workers.threads() == 1 {
+        if work < INLINE_WORK || self.workers.threads() == 1 || len <= piece {
             f(0..len, 0);
         } else {
             self.workers.run(len.div_ceil(piece), &|task, thread| {
@@ -40,7 +41,7 @@ impl Compute {
 
     /// Runs `f(task, thread)` for every task, on all threads where `work` is worth it.
     pub(super) fn tasks(&self, tasks: usize, work: usize, f: impl Fn(usize, usize) + Sync) {
-        if work < INLINE_WORK || self.workers.threads() == 1 {
+        if work < INLINE_WORK || self.workers.threads() == 1 || tasks == 1 {
             (0..tasks).for_each(|task| f(task, 0));
         } else {
             self.workers.run(tasks, &f);
@@ -57,12 +58,26 @@ const SPINS: u32 = 1000;
 /// Monomorphic entry: calls the closure at `data`.
 type Call = unsafe fn(data: *const (), task: usize, thread: usize);
 
+/// A value with cache lines of its own (two: they are fetched in pairs), so that writing to its
+/// neighbours does not take it away from who reads it.
+#[repr(align(128))]
+struct Alone<T>(T);
+
+impl<T> std::ops::Deref for Alone<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
+
 struct Pool {
-    /// `tasks << 24 | next task`
-    claim: AtomicU64,
-    done: AtomicUsize,
+    /// Each thread's run of tasks: `end << 24 | next`.
+    claims: Vec<Alone<AtomicU64>>,
+    done: Alone<AtomicUsize>,
     data: AtomicPtr<()>,
     call: AtomicPtr<()>,
+    started: AtomicUsize,
     sleepers: AtomicUsize,
     stop: AtomicBool,
     panicked: AtomicBool,
@@ -83,10 +98,11 @@ impl Workers {
     /// What the operating system says when it refuses a thread.
     pub(super) fn new(threads: usize) -> std::io::Result<Self> {
         let pool = Arc::new(Pool {
-            claim: AtomicU64::new(0),
-            done: AtomicUsize::new(0),
+            claims: (0..threads.max(1)).map(|_| Alone(AtomicU64::new(0))).collect(),
+            done: Alone(AtomicUsize::new(0)),
             data: AtomicPtr::new(std::ptr::null_mut()),
             call: AtomicPtr::new(std::ptr::null_mut()),
+            started: AtomicUsize::new(0),
             sleepers: AtomicUsize::new(0),
             stop: AtomicBool::new(false),
             panicked: AtomicBool::new(false),
@@ -98,6 +114,10 @@ impl Workers {
             let pool = Arc::clone(&workers.pool);
             let builder = std::thread::Builder::new().name(format!("kilotok-cpu-{thread}"));
             workers.handles.push(builder.spawn(move || pool.serve(thread))?);
+        }
+        // A thread allocates while it starts, which must not fall into the first rounds (law 4).
+        while workers.pool.started.load(Ordering::Acquire) < workers.handles.len() {
+            std::thread::yield_now();
         }
         Ok(workers)
     }
@@ -122,7 +142,12 @@ impl Workers {
         pool.done.store(0, Ordering::Relaxed);
         pool.data.store(std::ptr::from_ref(f).cast::<()>().cast_mut(), Ordering::Relaxed);
         pool.call.store(call::<F> as *mut (), Ordering::Relaxed);
-        pool.claim.store((tasks as u64) << COUNT_BITS, Ordering::SeqCst);
+        let threads = pool.claims.len();
+        for (thread, claim) in pool.claims.iter().enumerate() {
+            let start = |thread: usize| (thread * tasks).div_ceil(threads);
+            let (next, end) = (start(thread), start(thread + 1));
+            claim.store((end as u64) << COUNT_BITS | next as u64, Ordering::SeqCst);
+        }
         if pool.sleepers.load(Ordering::SeqCst) > 0 {
             drop(pool.lock.lock().unwrap_or_else(PoisonError::into_inner));
             pool.wake.notify_all();
@@ -150,42 +175,53 @@ impl Drop for Workers {
 }
 
 impl Pool {
-    /// Claims and runs tasks until the current job has none left.
+    /// Claims and runs tasks until the current job has none left, the thread's own run first.
     ///
-    /// A claim is owned only where its number is below the job's count, and a job cannot end
-    /// while a claim of it is owned, so `data` and `call` belong to the claimed job.
+    /// A claim is owned only where its number is below the run's end, and a job cannot end while
+    /// a claim of it is owned, so `data` and `call` belong to the claimed job.
     fn work(&self, thread: usize) {
-        loop {
-            let claim = self.claim.fetch_add(1, Ordering::AcqRel);
-            let (tasks, task) = (claim >> COUNT_BITS, claim & COUNT_MASK);
-            if task >= tasks {
-                return;
-            }
-            let data = self.data.load(Ordering::Relaxed);
-            let call = self.call.load(Ordering::Relaxed);
-            let run = std::panic::AssertUnwindSafe(|| {
-                // SAFETY: `run` stored a `Call` for a closure it keeps alive until all tasks of
-                // the job, this one included, have counted themselves done.
-                unsafe {
-                    let call = std::mem::transmute::<*mut (), Call>(call);
-                    call(data, task as usize, thread);
+        let mut mine = 0;
+        let (before, from) = self.claims.split_at(thread);
+        for run in from.iter().chain(before) {
+            loop {
+                let claim = run.fetch_add(1, Ordering::AcqRel);
+                let (end, task) = (claim >> COUNT_BITS, claim & COUNT_MASK);
+                if task >= end {
+                    break;
                 }
-            });
-            if std::panic::catch_unwind(run).is_err() {
-                self.panicked.store(true, Ordering::Relaxed);
+                let data = self.data.load(Ordering::Relaxed);
+                let call = self.call.load(Ordering::Relaxed);
+                let run = std::panic::AssertUnwindSafe(|| {
+                    // SAFETY: `run` stored a `Call` for a closure it keeps alive until all tasks
+                    // of the job, this one included, have been counted as done.
+                    unsafe {
+                        let call = std::mem::transmute::<*mut (), Call>(call);
+                        call(data, task as usize, thread);
+                    }
+                });
+                if std::panic::catch_unwind(run).is_err() {
+                    self.panicked.store(true, Ordering::Relaxed);
+                }
+                mine += 1;
             }
-            self.done.fetch_add(1, Ordering::AcqRel);
+        }
+        // Once a job, not once a task: the job lasts until the last thread has counted.
+        if mine > 0 {
+            self.done.fetch_add(mine, Ordering::AcqRel);
         }
     }
 
     /// Whether the current job still has unclaimed tasks.
     fn has_work(&self) -> bool {
-        let claim = self.claim.load(Ordering::SeqCst);
-        claim & COUNT_MASK < claim >> COUNT_BITS
+        self.claims.iter().any(|run| {
+            let claim = run.load(Ordering::SeqCst);
+            claim & COUNT_MASK < claim >> COUNT_BITS
+        })
     }
 
     /// A thread's life: spin, work, sleep.
     fn serve(&self, thread: usize) {
+        self.started.fetch_add(1, Ordering::Release);
         loop {
             let mut spins = 0;
             while !self.has_work() && spins < SPINS {

@@ -63,8 +63,8 @@ impl CpuExecutor {
             OpKind::DraftMlpNorm => norm(&layer.post_norm, &s.residual, &mut s.normed),
             OpKind::DraftFinalNorm => norm(&drafter.norm, &s.residual, &mut s.normed),
             OpKind::DraftQkv => {
-                let (packed, qkv) = (&mut s.packed, &mut s.qkv);
-                draft_qkv::run(compute, (spec, layer), packed, &s.normed, identity, qkv);
+                let (packs, qkv) = (&mut s.packs, &mut s.qkv);
+                draft_qkv::run(compute, (spec, layer), packs, &s.normed, identity, qkv);
             }
             OpKind::DraftRope => {
                 let Some(table) = &s.draft_rope else { return };
@@ -90,27 +90,27 @@ impl CpuExecutor {
                 draft_attention::run(compute, (spec, op.layer), sinks, blocks, cache, buffers);
             }
             OpKind::DraftOProj => {
-                let packed = &mut s.packed;
+                let packs = &mut s.packs;
                 o_proj::run(
                     compute,
                     (&layer.o_proj, None),
-                    packed,
+                    packs,
                     &s.attention,
                     identity,
                     &mut s.residual,
                 );
             }
             OpKind::DraftUp => {
-                let packed = (&mut s.packed, &mut s.up);
+                let packs = (&mut s.packs, &mut s.up);
                 let out = &mut s.activations;
-                dense_up::run(compute, &layer.mlp, packed, &s.normed, identity, out);
+                dense_up::run(compute, &layer.mlp, packs, &s.normed, identity, out);
             }
             OpKind::DraftDown => {
-                let (packed, residual) = (&mut s.packed, &mut s.residual);
+                let (packs, residual) = (&mut s.packs, &mut s.residual);
                 dense_down::run(
                     compute,
                     &layer.mlp.down,
-                    packed,
+                    packs,
                     &s.activations,
                     identity,
                     residual,
@@ -118,8 +118,8 @@ impl CpuExecutor {
             }
             OpKind::DraftHead => {
                 let head = &model.lm_head;
-                let (packed, logits) = (&mut s.packed, &mut s.draft_logits);
-                lm_head::run(compute, head, packed, &s.normed, &s.draft_rows, identity, logits);
+                let (packs, logits) = (&mut s.packs, &mut s.draft_logits);
+                lm_head::run(compute, head, packs, &s.normed, &s.draft_rows, identity, logits);
             }
             OpKind::DraftChoose => {
                 let logits = s.draft_logits.chunks_exact(model.spec.vocab);

@@ -32,8 +32,8 @@ impl CpuExecutor {
             OpKind::FinalNorm => norm(&model.norm, &s.residual, &mut s.normed),
             OpKind::Qkv => {
                 let qkv = (&weights.attention.qkv, weights.attention.qkv_bias.as_deref());
-                let packed = &mut s.packed;
-                qkv::run(compute, qkv, packed, &s.normed, identity, &mut s.qkv, map.width);
+                let packs = &mut s.packs;
+                qkv::run(compute, qkv, packs, &s.normed, identity, &mut s.qkv, map.width);
             }
             OpKind::Rope => {
                 let table = &s.ropes[s.layer_rope[op.layer]];
@@ -71,20 +71,20 @@ impl CpuExecutor {
             }
             OpKind::OProj => {
                 let o_proj = (&weights.attention.o_proj, weights.attention.o_bias.as_deref());
-                let packed = &mut s.packed;
-                o_proj::run(compute, o_proj, packed, &s.attention, identity, &mut s.residual);
+                let packs = &mut s.packs;
+                o_proj::run(compute, o_proj, packs, &s.attention, identity, &mut s.residual);
             }
             OpKind::DenseUp => {
                 if let MlpWeights::Dense(mlp) = &weights.mlp {
-                    let packed = (&mut s.packed, &mut s.up);
+                    let packs = (&mut s.packs, &mut s.up);
                     let out = &mut s.activations;
-                    dense_up::run(compute, mlp, packed, &s.normed, identity, out);
+                    dense_up::run(compute, mlp, packs, &s.normed, identity, out);
                 }
             }
             OpKind::DenseDown => {
                 if let MlpWeights::Dense(mlp) = &weights.mlp {
-                    let (packed, residual) = (&mut s.packed, &mut s.residual);
-                    dense_down::run(compute, &mlp.down, packed, &s.activations, identity, residual);
+                    let (packs, residual) = (&mut s.packs, &mut s.residual);
+                    dense_down::run(compute, &mlp.down, packs, &s.activations, identity, residual);
                 }
             }
             OpKind::Router | OpKind::MoeUp | OpKind::MoeDown => {
@@ -93,17 +93,17 @@ impl CpuExecutor {
                 else {
                     return;
                 };
-                let (packed, routes) = (&mut s.packed, &mut s.routes);
+                let (packs, routes) = (&mut s.packs, &mut s.routes);
                 match op.kind {
                     OpKind::Router => {
                         let router = (router, &**router_bias);
-                        router::run(compute, router, moe, packed, &s.normed, identity, routes);
+                        router::run(compute, router, moe, packs, &s.normed, identity, routes);
                     }
                     OpKind::MoeUp => {
-                        let (packed, out) = ((packed, &mut s.up), &mut s.activations);
+                        let (packs, out) = ((packs, &mut s.up), &mut s.activations);
                         let experts = (experts.as_slice(), moe.activation);
                         let routes = (&*routes, moe.top_k);
-                        moe_up::run(compute, experts, routes, packed, &s.normed, identity, out);
+                        moe_up::run(compute, experts, routes, packs, &s.normed, identity, out);
                     }
                     _ => {
                         let buffers = moe_down::Buffers {
@@ -112,7 +112,7 @@ impl CpuExecutor {
                             residual: &mut s.residual,
                         };
                         let size = (count, moe.top_k);
-                        moe_down::run(compute, experts, routes, packed, buffers, size);
+                        moe_down::run(compute, experts, routes, packs, buffers, size);
                     }
                 }
             }
@@ -125,8 +125,8 @@ impl CpuExecutor {
                 let wanted = rows.iter().enumerate().filter(|(_, row)| row.needs_logits);
                 s.logit_rows.extend(wanted.map(|(i, _)| i as u32));
                 let head = &model.lm_head;
-                let (packed, logits) = (&mut s.packed, &mut s.logits);
-                lm_head::run(compute, head, packed, &s.normed, &s.logit_rows, identity, logits);
+                let (packs, logits) = (&mut s.packs, &mut s.logits);
+                lm_head::run(compute, head, packs, &s.normed, &s.logit_rows, identity, logits);
             }
             // Choosing and accepting need the requests; the round does both.
             OpKind::Choose | OpKind::Accept => {}

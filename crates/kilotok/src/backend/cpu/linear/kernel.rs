@@ -35,6 +35,10 @@ pub(crate) struct Target<'a> {
 }
 
 /// Packed rows to multiply: `count` of them from row `first` on.
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    allow(dead_code, reason = "only the AMX path splits rows")
+)]
 #[derive(Clone, Copy)]
 pub(crate) struct Source {
     /// Row 0 in the order that the weights take.

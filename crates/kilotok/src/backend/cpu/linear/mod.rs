@@ -5,11 +5,13 @@
 mod amx;
 mod decode;
 mod dots;
+mod input;
 mod kernel;
 mod pack;
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub(super) use amx::{linear_amx, permission, split_amx};
+pub(super) use input::{Input, Packs, Unpacked};
 pub(super) use kernel::{LinearJob, Source, Store, Target, Weights, linear};
 pub(super) use pack::{Orders, Packed, Split};
 
@@ -22,7 +24,7 @@ use crate::numeric::{fp8, mxfp4};
 /// Outputs of one task: a multiple of [`OUTPUTS`], small enough to balance the threads and large
 /// enough to amortise a claim and the first reads of every task, which nobody asked for ahead.
 fn task_outputs(outputs: usize, threads: usize) -> usize {
-    (outputs / (4 * threads)).next_multiple_of(32).clamp(32, 256)
+    (outputs / (8 * threads)).next_multiple_of(32).clamp(32, 256)
 }
 
 /// Multiply-adds below which a job runs on the calling thread alone.
@@ -147,31 +149,28 @@ impl Output {
 pub(super) fn apply(
     compute: &Compute,
     matrix: &Matrix,
-    x: &Packed,
+    x: &Input,
     out: (&mut [f32], usize, usize),
     to: &[u32],
     store: Store,
 ) {
-    assert_eq!(x.rows, to.len(), "as many targets as packed rows");
+    assert_eq!(x.len(), to.len(), "as many targets as packed rows");
     let (buffer, stride, col) = out;
-    let job = LinearJob {
-        weights: weights(matrix),
-        source: source(matrix, x, 0..x.rows),
-        target: Output::new(buffer).target(stride, (col, matrix.rows), 0, to),
-        outputs: 0..matrix.rows,
-        store,
-    };
-    let job = Shared(job);
+    let target = Output::new(buffer).target(stride, (col, matrix.rows), 0, to);
+    let shared = Shared((weights(matrix), target));
     let work = to.len() * matrix.rows * matrix.cols;
     let kernel = compute.kernels.linear;
     let piece = task_outputs(matrix.rows, compute.workers.threads());
-    compute.over(matrix.rows, piece, work, |outputs, _| {
-        let job = &job;
-        let task = LinearJob { outputs, ..job.0 };
+    compute.over(matrix.rows, piece, work, |outputs, thread| {
+        let shared = &shared;
+        let (weights, target) = shared.0;
         // SAFETY: `kernels` were handed out after feature detection; extents were checked above
         // and the borrows of matrix, activations and `buffer` outlive the call; tasks have
         // disjoint outputs.
-        unsafe { kernel(&task) }
+        unsafe {
+            let source = source(matrix, x.on(thread), 0..to.len());
+            kernel(&LinearJob { weights, source, target, outputs, store });
+        }
     });
 }
 

@@ -9,6 +9,9 @@ use crate::matrix::{Format, Matrix};
 /// Rows are padded with zeros to a multiple of this many columns: whole chunks of any decoder.
 const PAD: usize = 128;
 
+/// Columns that are split at once.
+const BLOCK: usize = 32;
+
 /// Bfloat16 parts of a value on the AMX path.
 pub(super) const PARTS: usize = 3;
 
@@ -33,10 +36,14 @@ fn split_stride(rows: usize) -> usize {
     TILE_VALUES * if tiles > 3 { tiles | 1 } else { tiles }
 }
 
-/// Rows to split: `[rows, cols]` floats at `x`, columns a multiple of 32.
-pub(crate) struct SplitJob {
+/// Rows to split: those that `rows` names of `[_, cols]` floats at `x`, columns a multiple of 32.
+#[cfg_attr(
+    not(all(target_arch = "x86_64", target_os = "linux")),
+    allow(dead_code, reason = "only the AMX path splits rows")
+)]
+pub(crate) struct SplitJob<'a> {
     pub(crate) x: *const f32,
-    pub(crate) rows: usize,
+    pub(crate) rows: &'a [u32],
     pub(crate) cols: usize,
     /// `[cols / 2, out_stride]`: a pair of columns, lower half first, of part `i` of row `r` at
     /// `[pair, 16 (r / 5) + 3 (r % 5) + i]`.
@@ -59,7 +66,7 @@ pub(crate) enum Pairs {
 ///
 /// # Safety
 /// The path's features; rows and `out` are as the job says.
-pub(crate) type Split = unsafe fn(&SplitJob);
+pub(crate) type Split = unsafe fn(&SplitJob<'_>);
 
 /// `[stride / 2, split_stride]` for every group of rows; see [`SplitJob::out`]. A group starts
 /// where `SPLIT_ROW` values a row and pair put it.
@@ -89,6 +96,8 @@ pub(crate) struct Packed {
     split: [SplitRows; 2],
     lanes: usize,
     splitter: Option<Split>,
+    /// `0, 1, 2, ...`
+    identity: Vec<u32>,
     orders: Orders,
     /// Floats from one row to the next.
     pub(super) stride: usize,
@@ -134,6 +143,7 @@ impl Packed {
             split: [SplitRows::new(split), SplitRows::new(split)],
             lanes: kernels.lanes,
             splitter: kernels.split,
+            identity: (0..(floats / PAD) as u32).collect(),
             orders: Orders::default(),
             stride: 0,
             cols: 0,
@@ -155,7 +165,7 @@ impl Packed {
 
     /// Packs rows `rows` of `x`, `[_, cols]`, one after the other, to be multiplied together.
     pub(crate) fn pack(&mut self, x: &[f32], rows: &[u32], cols: usize, orders: Orders) {
-        self.pack_groups(x, rows, cols, orders, std::iter::once(0..rows.len()));
+        self.pack_groups(x, rows, cols, orders, &std::iter::once(0..rows.len()));
         self.whole = true;
     }
 
@@ -166,13 +176,15 @@ impl Packed {
         rows: &[u32],
         cols: usize,
         orders: Orders,
-        groups: impl Iterator<Item = Range<usize>> + Clone,
+        groups: &(impl Iterator<Item = Range<usize>> + Clone),
     ) {
         let stride = Self::padded(cols);
         assert!(rows.len() * stride <= self.natural.len(), "more rows than there is room for");
+        // Whole blocks are split where they stand.
+        let in_place = self.splitter.is_some() && cols % BLOCK == 0;
         for (i, row) in rows.iter().enumerate() {
             let from = &x[*row as usize * cols..][..cols];
-            if orders.f32 || orders.narrow || self.splitter.is_some() {
+            if orders.f32 || !in_place && (orders.narrow || self.splitter.is_some()) {
                 let to = &mut self.natural[i * stride..][..stride];
                 to[..cols].copy_from_slice(from);
                 to[cols..].fill(0.0);
@@ -190,13 +202,17 @@ impl Packed {
             let line = buffer.line();
             for group in groups.clone() {
                 let out_stride = split_stride(group.len());
-                let x = &self.natural[group.start * stride..group.end * stride];
+                let (x, rows, cols) = if in_place {
+                    (x, &rows[group.clone()], cols)
+                } else {
+                    (&self.natural[group.start * stride..], &self.identity[..group.len()], stride)
+                };
                 let out = &mut buffer.0[line + group.start * SPLIT_ROW * (stride / 2)..];
                 assert!(stride / 2 * out_stride <= out.len());
                 let (x, out) = (x.as_ptr(), out.as_mut_ptr());
-                let job = SplitJob { x, rows: group.len(), cols: stride, out, out_stride, pairs };
-                // SAFETY: kernels are handed out after feature detection; both buffers are ours
-                // and hold the group's rows and all pairs.
+                let job = SplitJob { x, rows, cols, out, out_stride, pairs };
+                // SAFETY: kernels are handed out after feature detection; `x` has the rows (they
+                // were looked at above), the buffer, which is ours, room for all pairs.
                 unsafe { split(&job) };
             }
         }

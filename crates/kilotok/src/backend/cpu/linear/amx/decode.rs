@@ -157,7 +157,10 @@ impl Tiled for Fp8 {
 
     #[inline(always)]
     fn factors(&self, rows: &[usize; 16]) -> [usize; 16] {
-        rows.map(|row| fp8::scale_index(row, 0, self.cols, self.rows_per_chunk))
+        let of = |row| fp8::scale_index(row, 0, self.cols, self.rows_per_chunk);
+        // Indices ascend with rows: one division for the sixteen where they are in one block.
+        let (first, last) = (of(rows[0]), of(rows[15]));
+        if first == last { [first; 16] } else { rows.map(of) }
     }
 
     #[inline(always)]
@@ -260,6 +263,7 @@ impl Tiled for Mxfp4 {
             }
             let table = _mm512_loadu_si512(TABLE.as_ptr().cast());
             let shifts = _mm512_loadu_si512(SHIFTS.as_ptr().cast());
+            let nonzero = _mm512_movm_epi16(NONZERO);
             // Permutations and shifts share one port, so there are as few as can be: every
             // quarter of the register sees all the block's bytes, and it is the table, not what
             // is looked up, that is scaled.
@@ -267,7 +271,7 @@ impl Tiled for Mxfp4 {
                 let bytes = _mm512_broadcast_i32x4(_mm_loadu_si128(from.cast()));
                 let codes = _mm512_srlv_epi16(bytes, shifts);
                 let down = _mm512_set1_epi32(down);
-                let scaled = _mm512_mask_sub_epi16(table, NONZERO, table, down);
+                let scaled = _mm512_sub_epi16(table, _mm512_and_si512(down, nonzero));
                 _mm512_store_si512(to.cast(), _mm512_permutexvar_epi16(codes, scaled));
             };
             for (n, (row, to)) in rows.iter().zip(&mut decoded.0).enumerate() {

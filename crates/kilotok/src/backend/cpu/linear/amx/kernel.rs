@@ -66,6 +66,9 @@ pub(crate) unsafe fn linear_amx(job: &LinearJob) {
 #[inline(always)]
 unsafe fn rows<D: Tiled>(weights: &D, job: &LinearJob) {
     let mut first = 0;
+    if job.source.count == 0 {
+        return; // tiles without columns cannot be configured
+    }
     // SAFETY: passed on from the caller.
     unsafe {
         Config::new(PARTS * job.source.count.min(TILE_ROWS)).load();

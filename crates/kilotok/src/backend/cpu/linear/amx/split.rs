@@ -27,8 +27,8 @@ pub(crate) unsafe fn split_amx(job: &SplitJob) {
         let mask = _mm512_set1_epi32(0xffff_0000_u32 as i32);
         let cut = |x: __m512| _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(x), mask));
         for block in 0..job.cols / 32 {
-            for row in 0..job.rows {
-                let from = job.x.add(row * job.cols + block * 32);
+            for (row, source) in job.rows.iter().enumerate() {
+                let from = job.x.add(*source as usize * job.cols + block * 32);
                 let mut low = _mm512_loadu_ps(from);
                 let mut high = _mm512_loadu_ps(from.add(16));
                 let mut parts = [_mm512_setzero_si512(); PARTS];
