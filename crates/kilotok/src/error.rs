@@ -45,6 +45,13 @@ pub enum Error {
         /// Unit of both numbers: `bytes`, `pages`, `positions` or `requests`.
         unit: &'static str,
     },
+    /// Output could not be kept within what the request allows: a dead end, or a rule that is too
+    /// complex to follow.
+    #[error("the output could not be kept within its constraint: {reason}")]
+    Constraint {
+        /// What was met.
+        reason: String,
+    },
     /// The request was cancelled by its owner.
     #[error("the request was cancelled")]
     Cancelled,

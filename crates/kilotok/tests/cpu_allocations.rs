@@ -191,6 +191,7 @@ fn backend_rounds_allocate_nothing(executor: CpuExecutor) {
             pages: (slot * 32..slot * 32 + 32).collect(),
             speculative: true,
             cached: None,
+            constraint: None,
         };
         backend.open(slot, sequence).unwrap();
         backend.run(&[Work::Prefill { slot, start: 0, len: 3 }], 1, &mut report).unwrap();

@@ -59,6 +59,7 @@ impl Backend for Scripted {
             report.progress.push(Progress {
                 slot,
                 tokens: at..at + 1,
+                proposed: 0,
                 drafted: 0,
                 accepted: 0,
                 end,

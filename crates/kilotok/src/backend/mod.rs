@@ -16,7 +16,7 @@ use cpu::ring_len;
 
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::sample::SamplingParams;
+use crate::sample::{Constraint, SamplingParams};
 
 /// Index of a sequence's place on a backend, below [`Limits::slots`].
 pub type Slot = u32;
@@ -54,7 +54,7 @@ pub struct Cached {
 }
 
 /// A sequence as it enters a backend.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct SequenceInit {
     /// Prompt tokens, not empty.
     pub prompt: Vec<u32>,
@@ -71,6 +71,8 @@ pub struct SequenceInit {
     /// Where prefill begins, if not at position 0: the first of `pages` hold this prefix, with
     /// drafter context if `speculative`.
     pub cached: Option<Cached>,
+    /// What it may say, from the first generated position on.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// What one sequence does in a run.
@@ -102,6 +104,8 @@ pub enum End {
     StopToken,
     /// `max_tokens` were generated.
     Length,
+    /// Its constraint failed; [`Report::failures`] says why.
+    Failed,
 }
 
 /// Log-probabilities at one generated position, before filters and temperature.
@@ -120,6 +124,9 @@ pub struct Progress {
     pub slot: Slot,
     /// Emitted tokens: a range of [`Report::tokens`].
     pub tokens: std::ops::Range<usize>,
+    /// Tokens that were drafted for the round. Those that the constraint rules out, and what
+    /// follows them, are not verified.
+    pub proposed: usize,
     /// Drafted tokens that were verified.
     pub drafted: usize,
     /// Of them, accepted and emitted.
@@ -139,6 +146,8 @@ pub struct Report {
     pub prompt_logprobs: Vec<(Slot, TokenLogprobs)>,
     /// One entry per round and sequence that emitted or ended.
     pub progress: Vec<Progress>,
+    /// Why sequences [`End::Failed`].
+    pub failures: Vec<(Slot, Error)>,
     /// Rounds made.
     pub rounds: u32,
     /// Rows of the target forward of the last round.
@@ -156,6 +165,7 @@ impl Report {
         self.logprobs.clear();
         self.prompt_logprobs.clear();
         self.progress.clear();
+        self.failures.clear();
         self.rounds = 0;
         self.rows = 0;
         self.verify_seconds = 0.0;

@@ -13,7 +13,7 @@ use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Wor
 use crate::dflash::accept;
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::sample::Chooser;
+use crate::sample::{Chooser, TokenMask};
 
 /// A [`Backend`] made of any [`Executor`].
 ///
@@ -23,10 +23,12 @@ pub struct Rounds<E> {
     executor: E,
     sequences: Vec<Option<Sequence>>,
     chooser: Chooser,
+    mask: TokenMask,
     rows: Vec<Row>,
     /// Blocks of this round, and how many of each block's drafts are verified.
     blocks: Vec<DraftBlock>,
     wanted: Vec<usize>,
+    proposed: Vec<usize>,
     drafted: Vec<u32>,
     /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
     spans: Vec<Span>,
@@ -38,6 +40,8 @@ struct Span {
     first_row: usize,
     rows: usize,
     drafts: (usize, usize),
+    /// Drafts before the constraint cut them.
+    proposed: usize,
 }
 
 impl<E: Executor> Rounds<E> {
@@ -47,9 +51,11 @@ impl<E: Executor> Rounds<E> {
         Self {
             sequences: (0..limits.slots).map(|_| None).collect(),
             chooser: Chooser::new(executor.vocab()),
+            mask: TokenMask::new(executor.vocab()),
             rows: Vec::with_capacity(limits.max_rows),
             blocks: Vec::with_capacity(limits.slots),
             wanted: Vec::with_capacity(limits.slots),
+            proposed: Vec::with_capacity(limits.slots),
             drafted: Vec::with_capacity(limits.slots * executor.max_drafts()),
             spans: Vec::with_capacity(limits.slots),
             device: DeviceRounds::new(limits.slots),
@@ -76,6 +82,7 @@ impl<E: Executor> Rounds<E> {
     fn draft(&mut self, plan: &[Work]) -> Result<()> {
         self.blocks.clear();
         self.wanted.clear();
+        self.proposed.clear();
         self.drafted.clear();
         let most = self.executor.max_drafts();
         for work in plan {
@@ -93,7 +100,20 @@ impl<E: Executor> Rounds<E> {
             self.executor.draft(&self.blocks, &mut self.drafted);
             self.executor.check()?;
         }
+        self.proposed.clone_from(&self.wanted);
+        self.fit();
         Ok(())
+    }
+
+    /// Cuts off what constraints rule out: it could not be accepted.
+    fn fit(&mut self) {
+        let mut first = 0;
+        for (block, wanted) in self.blocks.iter().zip(&mut self.wanted) {
+            if let Some(Some(sequence)) = self.sequences.get_mut(block.slot as usize) {
+                *wanted = sequence.fit(&mut self.drafted[first..first + *wanted]);
+            }
+            first += block.drafts as usize;
+        }
     }
 
     /// Lays out the rows of this round.
@@ -104,6 +124,7 @@ impl<E: Executor> Rounds<E> {
         for work in plan {
             let first_row = self.rows.len();
             let mut drafts = (taken, taken);
+            let mut proposed = 0;
             match *work {
                 Work::Prefill { slot, start, len } => {
                     let sequence =
@@ -115,6 +136,7 @@ impl<E: Executor> Rounds<E> {
                 Work::Decode { slot, .. } => {
                     if self.blocks.get(block).is_some_and(|b| b.slot == slot) {
                         drafts.1 = taken + self.wanted[block];
+                        proposed = self.proposed[block];
                         taken += self.blocks[block].drafts as usize;
                         block += 1;
                     }
@@ -126,7 +148,8 @@ impl<E: Executor> Rounds<E> {
                     }
                 }
             }
-            self.spans.push(Span { first_row, rows: self.rows.len() - first_row, drafts });
+            let rows = self.rows.len() - first_row;
+            self.spans.push(Span { first_row, rows, drafts, proposed });
         }
         let most = self.executor.limits().max_rows;
         if self.rows.len() > most {
@@ -164,7 +187,7 @@ impl<E: Executor> Rounds<E> {
             Work::Prefill { .. } => span.first_row + span.rows - 1,
             Work::Decode { .. } => span.first_row,
         };
-        let Self { executor, sequences, chooser, rows, drafted, .. } = self;
+        let Self { executor, sequences, chooser, mask, rows, drafted, .. } = self;
         let Some(sequence) = sequences[slot as usize].as_mut() else {
             return Err(Error::invalid("plan", format!("slot {slot} is not open")));
         };
@@ -175,11 +198,13 @@ impl<E: Executor> Rounds<E> {
             drafts,
             |j| {
                 let position = u64::from(rows[base + j].position) + 1;
-                sequence_cell.borrow().choose(chooser, executor.logits(base + j), position)
+                let mut sequence = sequence_cell.borrow_mut();
+                sequence.choose(chooser, mask, executor.logits(base + j), position)
             },
             |token| sequence_cell.borrow_mut().emit(token),
         );
         let sequence = sequence_cell.into_inner();
+        report.failures.extend(sequence.take_failure().map(|error| (slot, error)));
         report.tokens.extend_from_slice(sequence.newest(walk.emitted));
         if let Some(top) = sequence.logprobs() {
             for j in 0..walk.emitted {
@@ -191,6 +216,7 @@ impl<E: Executor> Rounds<E> {
         report.progress.push(Progress {
             slot,
             tokens: first_token..first_token + walk.emitted,
+            proposed: span.proposed,
             drafted: drafts.len(),
             accepted: walk.accepted,
             end: sequence.end(),

@@ -3,7 +3,7 @@
 use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row};
 use super::{Cached, End, Page, SequenceInit, Slot};
 use crate::error::{Error, Result};
-use crate::sample::{Chooser, History, SamplingParams};
+use crate::sample::{Chooser, Constraint, History, SamplingParams, TokenMask};
 
 /// State of an open slot.
 #[derive(Debug)]
@@ -18,6 +18,7 @@ pub(super) struct Sequence {
     pages: Vec<Page>,
     keeps_context: bool,
     history: Option<History>,
+    constraint: Option<Box<dyn Constraint>>,
     /// Positions in the target's cache that count.
     committed: usize,
     /// Of them, those that are drafter context too.
@@ -26,6 +27,7 @@ pub(super) struct Sequence {
     prompt_len: usize,
     generated: usize,
     end: Option<End>,
+    failure: Option<Error>,
 }
 
 impl Sequence {
@@ -57,6 +59,8 @@ impl Sequence {
             tokens,
             generated: 0,
             end: None,
+            failure: None,
+            constraint: init.constraint,
             keeps_context: init.speculative && max_drafts > 0,
             params: init.params,
             seed: init.seed,
@@ -128,6 +132,7 @@ impl Sequence {
         let params = &self.params;
         let plain = params.logit_bias.is_empty()
             && self.history.is_none()
+            && self.constraint.is_none()
             && params.logprobs.is_none()
             && (params.temperature == 0.0
                 || (params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0));
@@ -202,9 +207,69 @@ impl Sequence {
         self.committed += emitted;
     }
 
-    /// The target's own token for `position`.
-    pub(super) fn choose(&self, chooser: &mut Chooser, logits: &[f32], position: u64) -> u32 {
-        chooser.choose(logits, &self.params, self.history.as_ref(), self.seed, position)
+    /// The target's own token for `position`, among those that the constraint allows there;
+    /// `None` where the constraint fails, which ends the sequence.
+    pub(super) fn choose(
+        &mut self,
+        chooser: &mut Chooser,
+        mask: &mut TokenMask,
+        logits: &[f32],
+        position: u64,
+    ) -> Option<u32> {
+        let Self { params, history, seed, constraint, .. } = self;
+        let (history, seed) = (history.as_ref(), *seed);
+        let Some(constraint) = constraint else {
+            return Some(chooser.choose(logits, params, history, seed, position));
+        };
+        match constraint.allowed(mask) {
+            Ok(()) => {
+                let mask = Some(&*mask);
+                Some(chooser.choose_allowed(logits, mask, params, history, seed, position))
+            }
+            Err(error) => {
+                self.fail(error);
+                None
+            }
+        }
+    }
+
+    fn fail(&mut self, error: Error) {
+        self.end = Some(End::Failed);
+        self.failure = Some(error);
+    }
+
+    /// Why the constraint failed, once.
+    pub(super) fn take_failure(&mut self) -> Option<Error> {
+        self.failure.take()
+    }
+
+    /// Fits drafts to the constraint: where it leaves no choice, its token replaces the guess, and
+    /// what it rules out is cut off with all that follows. Returns how many drafts may be accepted.
+    pub(super) fn fit(&mut self, drafts: &mut [u32]) -> usize {
+        let Self { constraint, stop_tokens, .. } = self;
+        let Some(constraint) = constraint else { return drafts.len() };
+        let (mut kept, mut taken) = (0, 0);
+        for draft in drafts {
+            match constraint.forced() {
+                Ok(Some(token)) => *draft = token,
+                Ok(None) if matches!(constraint.allows(*draft), Ok(true)) => {}
+                _ => break,
+            }
+            // Nothing follows a token that ends the sequence.
+            let ends = stop_tokens.contains(draft);
+            if !ends && constraint.advance(*draft).is_err() {
+                break;
+            }
+            kept += 1;
+            if ends {
+                break;
+            }
+            taken += 1;
+        }
+        if let Err(error) = constraint.rollback(taken) {
+            self.fail(error);
+        }
+        kept
     }
 
     /// Takes one chosen token; whether the sequence goes on.
@@ -218,6 +283,10 @@ impl Sequence {
             self.end = Some(End::StopToken);
         } else if self.remaining() == 0 {
             self.end = Some(End::Length);
+        } else if let Some(constraint) = &mut self.constraint
+            && let Err(error) = constraint.advance(token)
+        {
+            self.fail(error);
         }
         self.end.is_none()
     }

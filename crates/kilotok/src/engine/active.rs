@@ -91,10 +91,11 @@ impl Active {
     }
 
     /// What the backend needs to know.
-    pub(super) fn sequence(&self, info: &ModelInfo) -> SequenceInit {
+    pub(super) fn sequence(&mut self, info: &ModelInfo) -> SequenceInit {
+        let constraint = self.submission.constraint.take();
         let request = &self.submission.request;
         let mut stop_tokens = request.params.stop_token_ids.clone();
-        if !request.params.ignore_eos {
+        if !request.params.ignore_eos || constraint.is_some() {
             stop_tokens.extend(&info.eos_token_ids);
         }
         SequenceInit {
@@ -105,6 +106,7 @@ impl Active {
             pages: self.lease.pages().to_vec(),
             speculative: is_speculative(self.speculation),
             cached: self.lease.cached(),
+            constraint,
         }
     }
 
@@ -115,6 +117,10 @@ impl Active {
 
     pub(super) fn prompt_len(&self) -> usize {
         self.submission.request.prompt.len()
+    }
+
+    pub(super) fn is_constrained(&self) -> bool {
+        self.submission.request.grammar.is_some()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -180,12 +186,12 @@ impl Active {
             return;
         }
         self.receipt.rounds += 1;
+        self.acceptance.observe(progress.proposed, progress.accepted);
         if progress.drafted > 0 {
             self.receipt.speculative_rounds += 1;
             self.speculative_tokens += progress.tokens.len();
             self.receipt.drafted += progress.drafted;
             self.receipt.accepted_histogram[progress.accepted] += 1;
-            self.acceptance.observe(progress.drafted, progress.accepted);
         }
     }
 

@@ -95,10 +95,12 @@ impl Engine {
     ///
     /// # Errors
     /// [`Error::InvalidRequest`] where a parameter is out of range, [`Error::OutOfMemory`] where
-    /// the request can never fit or the queue is full, [`Error::EngineDead`] after [`Engine::close`].
+    /// the request can never fit or the queue is full, [`Error::Constraint`] where its grammar
+    /// cannot be followed, [`Error::EngineDead`] after [`Engine::close`].
     pub fn submit(&self, request: Request) -> Result<TokenStream> {
         self.shared.alive()?;
         self.check(&request)?;
+        let constraint = request.grammar.as_ref().map(|grammar| grammar.start()).transpose()?;
         let capacity = self.config.queue_capacity;
         if self.shared.waiting.fetch_add(1, Ordering::AcqRel) >= capacity {
             self.shared.waiting.fetch_sub(1, Ordering::AcqRel);
@@ -112,7 +114,7 @@ impl Engine {
         let mailbox = Arc::new(Mailbox::new());
         let stream = TokenStream::new(Arc::clone(&mailbox));
         let seed = request.params.seed.unwrap_or_else(|| self.draw_seed());
-        let submission = Submission::new(request, mailbox, seed);
+        let submission = Submission::new(request, constraint, mailbox, seed);
         self.commands
             .send(Command::Submit(Box::new(submission)))
             .map_err(|_| self.shared.dead())?;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Speculation;
-use crate::sample::SamplingParams;
+use crate::sample::{Grammar, SamplingParams};
 
 /// A prompt and how to continue it.
 #[derive(Clone, Debug, Default)]
@@ -17,6 +17,11 @@ pub struct Request {
     /// Keeps apart what equal prompts would share: a request finds prefixes of requests with the
     /// same salt only, so that its time tells nothing about others.
     pub cache_salt: Option<Arc<str>>,
+    /// Requests with lower values are taken in first; those of one value in order of arrival.
+    pub priority: i32,
+    /// What the output has to be. The model's end-of-sequence tokens then end the sequence even
+    /// with `ignore_eos`: the grammar decides where they may come.
+    pub grammar: Option<Arc<dyn Grammar>>,
 }
 
 impl Request {
@@ -43,6 +48,20 @@ impl Request {
     #[must_use]
     pub fn cache_salt(mut self, salt: impl Into<Arc<str>>) -> Self {
         self.cache_salt = Some(salt.into());
+        self
+    }
+
+    /// Sets the place in the queue: lower values first.
+    #[must_use]
+    pub fn priority(mut self, priority: i32) -> Self {
+        self.priority = priority;
+        self
+    }
+
+    /// Constrains the output.
+    #[must_use]
+    pub fn grammar(mut self, grammar: Arc<dyn Grammar>) -> Self {
+        self.grammar = Some(grammar);
         self
     }
 }

@@ -19,6 +19,7 @@ use crate::backend::{Backend, End, Limits, Progress, Report, Slot, Work};
 use crate::dflash::{CostModel, Watch};
 use crate::error::{Error, Result};
 use crate::model::Model;
+use crate::sample::Constraint;
 
 /// What callers send.
 pub(super) enum Command {
@@ -33,14 +34,21 @@ pub(super) enum Command {
 /// A request on its way to a slot.
 pub(super) struct Submission {
     pub(super) request: Request,
+    /// Taken when the request gets a slot.
+    pub(super) constraint: Option<Box<dyn Constraint>>,
     pub(super) mailbox: Arc<Mailbox>,
     pub(super) submitted: std::time::Instant,
     pub(super) seed: u64,
 }
 
 impl Submission {
-    pub(super) fn new(request: Request, mailbox: Arc<Mailbox>, seed: u64) -> Self {
-        Self { request, mailbox, submitted: std::time::Instant::now(), seed }
+    pub(super) fn new(
+        request: Request,
+        constraint: Option<Box<dyn Constraint>>,
+        mailbox: Arc<Mailbox>,
+        seed: u64,
+    ) -> Self {
+        Self { request, constraint, mailbox, submitted: std::time::Instant::now(), seed }
     }
 }
 
@@ -153,7 +161,12 @@ impl Worker {
 
     fn take(&mut self, command: Command) {
         match command {
-            Command::Submit(submission) => self.waiting.push_back(submission),
+            Command::Submit(submission) => {
+                let priority = submission.request.priority;
+                let mut before = self.waiting.iter();
+                let behind = before.rposition(|other| other.request.priority <= priority);
+                self.waiting.insert(behind.map_or(0, |at| at + 1), submission);
+            }
             Command::Update(update) => {
                 let outcome = self.update(update.model, update.keep_kv);
                 // An error means that the caller no longer waits.
@@ -228,7 +241,7 @@ impl Worker {
                 self.shared.prefix_queries.fetch_add(queries, Ordering::Relaxed);
                 self.shared.prefix_hits.fetch_add(hits, Ordering::Relaxed);
             }
-            let active = Active::new(submission, lease, speculation, &self.info);
+            let mut active = Active::new(submission, lease, speculation, &self.info);
             let slot = slot as Slot;
             let opened = self.backend.open(slot, active.sequence(&self.info));
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -331,7 +344,7 @@ impl Worker {
         let seconds = seconds / f64::from(report.rounds.max(1));
         self.round_seconds = seconds;
         if self.plan.iter().all(|w| matches!(w, Work::Decode { .. })) {
-            let drafted = report.progress.iter().any(|p| p.drafted > 0);
+            let drafted = report.progress.iter().any(|p| p.proposed > 0);
             let each = report.draft_seconds / f64::from(report.rounds.max(1));
             let draft = drafted.then_some(each);
             self.cost.observe(report.rows, seconds - draft.unwrap_or(0.0), draft);
@@ -351,6 +364,11 @@ impl Worker {
         for progress in report.progress.iter().filter(|p| p.drafted > 0) {
             shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
             shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);
+            // A drafter knows nothing of constraints, and need not guess well under one.
+            let slot = self.slots[progress.slot as usize].as_ref();
+            if slot.is_some_and(Active::is_constrained) {
+                continue;
+            }
             if let Some(warning) = self.watch.round(progress.accepted) {
                 tracing::warn!("{warning}");
                 *shared.warning.lock() = Some(warning);
@@ -379,10 +397,16 @@ impl Worker {
             if let Some(active) = &mut self.slots[slot as usize] {
                 active.record(&progress, &self.report.tokens[progress.tokens.clone()]);
             }
-            if let Some(end) = progress.end {
+            if progress.end == Some(End::Failed) {
+                let failures = &mut self.report.failures;
+                let at = failures.iter().position(|(failed, _)| *failed == slot);
+                let error = at.map_or(Error::Cancelled, |at| failures.swap_remove(at).1);
+                let Some(active) = self.release(slot) else { continue };
+                active.end(self.tokens(&progress), Err(error));
+            } else if let Some(end) = progress.end {
                 let reason = match end {
                     End::StopToken => FinishReason::Stop,
-                    End::Length => FinishReason::Length,
+                    End::Length | End::Failed => FinishReason::Length,
                 };
                 self.shared.finished.fetch_add(1, Ordering::Relaxed);
                 let Some(active) = self.release(slot) else { continue };

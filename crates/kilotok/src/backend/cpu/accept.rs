@@ -10,18 +10,19 @@ pub struct Walk {
 }
 
 /// Walks the rows of a block `[anchor, d1 .. dk]`: `choose(j)` is the target's own token from
-/// row `j`, `emit` takes each in order and returns whether the sequence goes on.
+/// row `j` (`None` ends the walk without a token), `emit` takes each in order and returns whether
+/// the sequence goes on.
 ///
 /// Every emitted token is the target's own choice, so the output is that of plain decoding for
 /// any drafter. Rows behind the first mismatch are never chosen.
 pub fn accept(
     drafts: &[u32],
-    mut choose: impl FnMut(usize) -> u32,
+    mut choose: impl FnMut(usize) -> Option<u32>,
     mut emit: impl FnMut(u32) -> bool,
 ) -> Walk {
     let mut walk = Walk { accepted: 0, emitted: 0 };
     for row in 0..=drafts.len() {
-        let token = choose(row);
+        let Some(token) = choose(row) else { break };
         let matches = drafts.get(row) == Some(&token);
         walk.emitted += 1;
         walk.accepted += usize::from(matches);
@@ -40,7 +41,7 @@ mod tests {
         let mut out = Vec::new();
         let walk = accept(
             drafts,
-            |row| target[row],
+            |row| target.get(row).copied(),
             |token| {
                 out.push(token);
                 Some(token) != stop
@@ -59,6 +60,13 @@ mod tests {
         assert_eq!(run(&[9, 6, 7], &target, None), (Walk { accepted: 0, emitted: 1 }, vec![5]));
         assert_eq!(run(&[5, 9, 7], &target, None), (Walk { accepted: 1, emitted: 2 }, vec![5, 6]));
         assert_eq!(run(&[], &target, None), (Walk { accepted: 0, emitted: 1 }, vec![5]));
+    }
+
+    #[test]
+    fn a_row_without_a_token_ends_the_walk() {
+        let ended = run(&[5, 6, 7], &[5], None);
+        assert_eq!(ended, (Walk { accepted: 1, emitted: 1 }, vec![5]));
+        assert_eq!(run(&[5], &[], None), (Walk { accepted: 0, emitted: 0 }, vec![]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Op `choose`: the target's own token for one row, greedy or Gumbel-max.
 
 use crate::backend::TokenLogprobs;
-use crate::sample::{History, Noise, SamplingParams};
+use crate::sample::{History, Noise, SamplingParams, TokenMask};
 
 /// Chooses tokens; owns the scratch memory so that choosing allocates nothing (law 4).
 #[derive(Debug)]
@@ -52,18 +52,49 @@ impl Chooser {
         seed: u64,
         position: u64,
     ) -> u32 {
+        self.choose_allowed(logits, None, params, history, seed, position)
+    }
+
+    /// Like [`Chooser::choose`] among the tokens of `mask`, which come before all else: filters
+    /// see no other token. The mask has at least one.
+    pub fn choose_allowed(
+        &mut self,
+        logits: &[f32],
+        mask: Option<&TokenMask>,
+        params: &SamplingParams,
+        history: Option<&History>,
+        seed: u64,
+        position: u64,
+    ) -> u32 {
         let greedy = params.temperature == 0.0;
-        if greedy && params.logit_bias.is_empty() && history.is_none() {
+        if greedy && params.logit_bias.is_empty() && history.is_none() && mask.is_none() {
             return argmax(logits);
         }
         self.scaled.copy_from_slice(logits);
+        if let Some(mask) = mask {
+            mask.apply(&mut self.scaled);
+        }
+        let chosen = self.choose_scaled(params, history, seed, position);
+        // Only where every allowed logit is NaN or -inf does something else come out.
+        let escaped = mask.filter(|mask| !mask.allows(chosen));
+        escaped.and_then(TokenMask::first).unwrap_or(chosen)
+    }
+
+    /// The choice among `self.scaled`, which are still plain logits.
+    fn choose_scaled(
+        &mut self,
+        params: &SamplingParams,
+        history: Option<&History>,
+        seed: u64,
+        position: u64,
+    ) -> u32 {
         for &(token, bias) in &params.logit_bias {
             self.scaled[token as usize] += bias;
         }
         if let Some(history) = history {
             penalise(&mut self.scaled, params, history);
         }
-        if greedy {
+        if params.temperature == 0.0 {
             return argmax(&self.scaled);
         }
         for value in &mut self.scaled {
@@ -80,11 +111,11 @@ impl Chooser {
             }
         };
         match kept {
-            None => (0..logits.len() as u32).for_each(&mut consider),
+            None => (0..self.scaled.len() as u32).for_each(&mut consider),
             Some(n) => self.order[..n].iter().copied().for_each(&mut consider),
         }
         // Only where every logit is NaN or -inf: nothing was considered better than nothing.
-        if best.1 == u32::MAX { argmax(logits) } else { best.1 }
+        if best.1 == u32::MAX { argmax(&self.scaled) } else { best.1 }
     }
 
     /// Log-probabilities of the raw logits: of `chosen` and of the `top` most likely tokens.

@@ -144,6 +144,7 @@ impl<E: Executor> Rounds<E> {
         report.progress.push(Progress {
             slot,
             tokens: first_token..first_token + tokens.len(),
+            proposed: round.drafted,
             drafted: round.drafted,
             accepted: round.accepted,
             end: round.end,

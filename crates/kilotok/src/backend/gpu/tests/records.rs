@@ -157,6 +157,7 @@ fn decode(
         pages: (3..13).collect(),
         speculative: drafts > 0,
         cached: None,
+        constraint: None,
     };
     backend.open(2, init).unwrap();
     let mut report = Report::default();
