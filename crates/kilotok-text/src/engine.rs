@@ -1,14 +1,16 @@
 //! The engine with a tokenizer and a chat template around it.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kilotok::engine::{Engine, Request};
+use kilotok::sample::Grammar;
 
 use crate::sequence::Sequence;
 use crate::{
-    ChatTemplate, Completion, EncodeOptions, Prompt, SpecialTokens, StopMatcher, TemplateInput,
-    TextError, TextParams, TextStream, Tokenizer,
+    ChatTemplate, Completion, EncodeOptions, Format, GrammarPart, GrammarSpec, Grammars,
+    OutputRules, Prompt, SpecialTokens, StopMatcher, TemplateInput, TextError, TextParams,
+    TextStream, Tokenizer,
 };
 
 /// Text in, text out. Cheap to clone; all methods take `&self`.
@@ -19,6 +21,8 @@ pub struct TextEngine {
     engine: Arc<Engine>,
     tokenizer: Option<Arc<Tokenizer>>,
     template: Option<Arc<ChatTemplate>>,
+    /// Made at the first request that constrains its output.
+    grammars: Arc<OnceLock<Result<Grammars, String>>>,
 }
 
 impl TextEngine {
@@ -28,7 +32,12 @@ impl TextEngine {
         tokenizer: Option<Tokenizer>,
         template: Option<ChatTemplate>,
     ) -> Self {
-        Self { engine, tokenizer: tokenizer.map(Arc::new), template: template.map(Arc::new) }
+        Self {
+            engine,
+            tokenizer: tokenizer.map(Arc::new),
+            template: template.map(Arc::new),
+            grammars: Arc::default(),
+        }
     }
 
     /// Reads tokenizer and chat template from the model directory, where it has them.
@@ -92,6 +101,51 @@ impl TextEngine {
         }
     }
 
+    /// What [`TextParams::grammar`] takes for a message: `prompt` as [`TextEngine::render_chat`]
+    /// gave it.
+    ///
+    /// # Errors
+    /// [`TextError::Grammar`] naming the rule that cannot be compiled or enforced, and
+    /// [`TextError::NoTokenizer`].
+    pub fn constrain_message(
+        &self,
+        prompt: &str,
+        rules: &OutputRules,
+    ) -> Result<Option<Arc<dyn Grammar>>, TextError> {
+        let (template, tokenizer) = (self.template.as_deref(), self.tokenizer.as_deref());
+        let format = Format::of_checkpoint(template, tokenizer);
+        if rules.is_empty() { Ok(None) } else { self.grammars()?.message(format, prompt, rules) }
+    }
+
+    /// What [`TextParams::grammar`] takes for plain text, all of which the rule is about.
+    ///
+    /// # Errors
+    /// As [`TextEngine::constrain_message`].
+    pub fn constrain_text(&self, spec: &GrammarSpec) -> Result<Arc<dyn Grammar>, TextError> {
+        self.grammars()?.text(spec)
+    }
+
+    fn grammars(&self) -> Result<&Grammars, TextError> {
+        self.need_tokenizer("constrained output")?;
+        let made = self.grammars.get_or_init(|| {
+            let Some(tokenizer) = &self.tokenizer else { return Err("no tokenizer".into()) };
+            let info = self.engine.info();
+            let eos: Vec<u32> =
+                info.eos_token_ids.iter().chain(tokenizer.eos_token_ids()).copied().collect();
+            Grammars::new(tokenizer, self.template.as_deref(), info.vocab, &eos).map_err(|error| {
+                match error {
+                    TextError::Grammar { reason, .. } => reason,
+                    other => other.to_string(),
+                }
+            })
+        });
+        let fail = |reason: &String| TextError::Grammar {
+            part: GrammarPart::Answer,
+            reason: reason.clone(),
+        };
+        made.as_ref().map_err(fail)
+    }
+
     /// Starts a request; pieces of its `n` sequences arrive on the returned stream.
     ///
     /// # Errors
@@ -115,11 +169,13 @@ impl TextEngine {
         for index in 0..params.n {
             let mut request = Request::new(prompt.to_vec()).params(params.sampling.clone());
             request.params.seed = params.sampling.seed.map(|seed| seed.wrapping_add(index.into()));
-            if !params.sampling.ignore_eos {
+            if !params.goes_on() {
                 self.add_eos(&mut request.params.stop_token_ids);
             }
             request.speculation = params.speculation;
             request.cache_salt.clone_from(&params.cache_salt);
+            request.priority = params.priority;
+            request.grammar.clone_from(&params.grammar);
             let sequence = Sequence::new(
                 index as usize,
                 self.tokenizer.clone(),
@@ -147,7 +203,7 @@ impl TextEngine {
     /// Every id that ends a sequence, ascending.
     fn stop_tokens(&self, params: &TextParams) -> Arc<[u32]> {
         let mut ids = params.sampling.stop_token_ids.clone();
-        if !params.sampling.ignore_eos {
+        if !params.goes_on() {
             ids.extend(&self.engine.info().eos_token_ids);
             self.add_eos(&mut ids);
         }

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use crate::GrammarPart;
+
 /// What can go wrong between text and tokens. Messages name what was wrong and what was expected.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -84,6 +86,14 @@ pub enum TextError {
     /// The engine underneath refused or ended the request.
     #[error(transparent)]
     Engine(#[from] kilotok::Error),
+    /// A rule for the output cannot be compiled, or not for this model.
+    #[error("{part} cannot be enforced: {reason}")]
+    Grammar {
+        /// Which rule.
+        part: GrammarPart,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A parameter of a request is out of range or contradicts another one.
     #[error("invalid {parameter}: {reason}")]
     InvalidRequest {

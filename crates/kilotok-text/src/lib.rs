@@ -5,11 +5,13 @@
 //! * [`StopMatcher`]: stop strings that never leak a partial match.
 //! * [`ChatTemplate`]: the checkpoint's chat template, sandboxed, with Hugging Face conventions.
 //! * [`Format`] and [`OutputParser`]: reasoning, content and tool calls out of streamed text.
+//! * [`Grammars`]: output that has to be JSON, match a rule or call a tool.
 //! * [`TextEngine`]: an engine with all of that around it, streaming text.
 #![forbid(unsafe_code)]
 
 mod engine;
 mod error;
+mod grammar;
 mod output;
 mod params;
 mod parse;
@@ -25,6 +27,10 @@ mod utf8;
 
 pub use engine::TextEngine;
 pub use error::TextError;
+pub use grammar::{
+    CallMode, CallRule, GrammarPart, GrammarSpec, Grammars, MAX_CHOICES, MAX_GRAMMAR_BYTES,
+    MAX_LARK_BYTES, MAX_REGEX_BYTES, OutputRules,
+};
 pub use output::{Completion, Piece, PositionLogprobs, StoppedBy, TokenLogprob};
 pub use params::{Prompt, TextParams};
 pub use parse::{

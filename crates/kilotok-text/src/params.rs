@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use kilotok::SamplingParams;
 use kilotok::engine::Speculation;
+use kilotok::sample::Grammar;
 
 use crate::{TemplateInput, TextError};
 
@@ -64,6 +65,10 @@ pub struct TextParams {
     pub speculation: Option<Speculation>,
     /// Shares prefixes with requests of the same salt only.
     pub cache_salt: Option<Arc<str>>,
+    /// Place in the queue: lower values first, then in order of arrival.
+    pub priority: i32,
+    /// What the output has to be, see [`crate::Grammars`].
+    pub grammar: Option<Arc<dyn Grammar>>,
 }
 
 impl Default for TextParams {
@@ -77,11 +82,19 @@ impl Default for TextParams {
             n: 1,
             speculation: None,
             cache_salt: None,
+            priority: 0,
+            grammar: None,
         }
     }
 }
 
 impl TextParams {
+    /// Whether the text goes on after an end-of-sequence token. A grammar says itself where one may
+    /// come.
+    pub(crate) fn goes_on(&self) -> bool {
+        self.sampling.ignore_eos && self.grammar.is_none()
+    }
+
     /// Checks what the engine does not check itself.
     pub(crate) fn validate(&self) -> Result<(), TextError> {
         if (1..=MAX_SEQUENCES).contains(&self.n) {

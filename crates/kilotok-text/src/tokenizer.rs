@@ -150,6 +150,15 @@ impl Tokenizer {
             .is_some_and(|token| self.inner.get_added_vocabulary().is_special_token(&token))
     }
 
+    /// Whether an id stands for markup and not for text: a special token, or one that was added in
+    /// angle brackets (`<tool_call>`).
+    pub(crate) fn is_markup(&self, id: u32) -> bool {
+        let added = self.inner.get_added_vocabulary().get_added_tokens_decoder().get(&id);
+        added.is_some_and(|token| {
+            token.special || (token.content.starts_with('<') && token.content.ends_with('>'))
+        })
+    }
+
     /// Named special tokens of the directory.
     pub fn special_tokens(&self) -> &SpecialTokens {
         &self.special_tokens
