@@ -159,6 +159,12 @@ impl From<Error> for ApiError {
             Error::OutOfMemory { unit: "requests", .. } => {
                 Self::overloaded("the queue is full", Duration::from_secs(1))
             }
+            Error::Constraint { reason } => Self {
+                code: Some("constraint_failed"),
+                ..Self::bad_request(format!(
+                    "the output could not be kept within its constraint: {reason}"
+                ))
+            },
             Error::EngineDead { reason } => Self {
                 code: Some("engine_dead"),
                 ..Self::unavailable(
@@ -188,7 +194,9 @@ impl From<TextError> for ApiError {
         match error {
             TextError::Engine(error) => error.into(),
             TextError::InvalidRequest { parameter, reason } => Self::invalid(parameter, reason),
-            TextError::NoTokenizer { .. } => Self::bad_request(error.to_string()),
+            TextError::NoTokenizer { .. } | TextError::Grammar { .. } => {
+                Self::bad_request(error.to_string())
+            }
             TextError::NoTemplate { .. }
             | TextError::TemplateRaised { .. }
             | TextError::TemplateRender { .. }

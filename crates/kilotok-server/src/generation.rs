@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use futures_util::{Stream, StreamExt as _};
-use kilotok_text::{Completion, Piece, Prompt, TextEngine, TextParams, TextStream};
+use kilotok_text::{Completion, Piece, Prompt, TextEngine, TextError, TextParams, TextStream};
 use tokio::time::Sleep;
 
 use crate::App;
 use crate::admission::Permit;
+use crate::api::rules::Rules;
 use crate::error::ApiError;
 use crate::metrics::Tracker;
 
@@ -21,6 +22,8 @@ pub(crate) struct Job {
     /// Each is continued `params.n` times.
     pub(crate) prompts: Vec<Prompt>,
     pub(crate) params: TextParams,
+    /// What the output has to be.
+    pub(crate) rules: Rules,
     /// `None`: to the context's end, but not beyond the server's default.
     pub(crate) max_tokens: Option<u32>,
     /// Time that the whole request may take.
@@ -148,6 +151,14 @@ impl Generation {
     }
 }
 
+/// An error of a rule names the field that the rule came from.
+fn refused(rules: &Rules, error: TextError) -> ApiError {
+    match error {
+        TextError::Grammar { part, reason } => rules.refused(part, &reason),
+        other => other.into(),
+    }
+}
+
 struct Submitted {
     streams: Vec<TextStream>,
     rendered: Vec<String>,
@@ -164,10 +175,19 @@ fn submit(engine: &TextEngine, mut job: Job, default_max: u32) -> Result<Submitt
                 let text = engine.render_chat(&input)?;
                 // The template writes the special tokens itself.
                 let tokens = engine.encode(Prompt::Text(text.clone()), false)?;
+                let grammar = engine.constrain_message(&text, &job.rules.output);
+                job.params.grammar = grammar.map_err(|error| refused(&job.rules, error))?;
                 rendered.push(text);
                 tokens
             }
-            prompt => engine.encode(prompt, job.params.add_special_tokens)?,
+            prompt => {
+                if let Some(answer) = &job.rules.output.answer {
+                    let grammar = engine.constrain_text(answer);
+                    let grammar = grammar.map_err(|error| refused(&job.rules, error))?;
+                    job.params.grammar = Some(grammar);
+                }
+                engine.encode(prompt, job.params.add_special_tokens)?
+            }
         };
         job.params.sampling.max_tokens = job.max_tokens.unwrap_or_else(|| {
             // The last token needs no position of its own.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::answer::Answer;
 use super::conversation::conversation;
 use super::params::{self, Streaming};
+use super::rules::{self, Rules};
 use super::{ids, logprobs};
 use crate::App;
 use crate::body::JsonBody;
@@ -31,6 +32,13 @@ pub(crate) async fn chat(
     let streaming = params::streaming(&mut fields)?;
     let logprobs = read_logprobs(&mut fields, app.config().limits.logprobs)?;
     let (conversation, tools) = conversation(&mut fields, app.config())?;
+    let budget = fields.integer("thinking_token_budget", 0, i64::from(u32::MAX))?;
+    let rules = Rules::new(rules::answer(&mut fields)?)
+        .with_tools(&tools)
+        .with_budget("thinking_token_budget", budget.map(|tokens| tokens as u32));
+    if conversation.continue_final_message {
+        rules.check_continued("continue_final_message")?;
+    }
     let mut common = params::common(&mut fields, app.config())?;
     common.params.sampling.logprobs = logprobs;
     // Markup that the parser looks for consists of special tokens.
@@ -42,6 +50,7 @@ pub(crate) async fn chat(
     let job = Job {
         prompts: vec![Prompt::Chat(conversation)],
         params: common.params,
+        rules,
         max_tokens: common.max_tokens,
         deadline: common.deadline,
     };

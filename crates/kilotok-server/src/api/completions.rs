@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 use super::chat::Header;
 use super::logprobs;
 use super::params::{self, Streaming};
+use super::rules::{self, Rules};
 use super::tokenize::token_strings;
 use crate::App;
 use crate::body::JsonBody;
@@ -40,6 +41,7 @@ pub(crate) async fn completions(
     let token_ids = fields.bool("return_token_ids")?.unwrap_or(false);
     let no_suffix = |value: &Value| value.as_str() == Some("");
     fields.refuse("suffix", "text is not filled in", no_suffix)?;
+    let rules = Rules::new(rules::answer(&mut fields)?);
     let mut common = params::common(&mut fields, app.config())?;
     params::check_sequences(prompts.len(), common.params.n, app.config())?;
     common.params.sampling.logprobs = logprobs;
@@ -61,6 +63,7 @@ pub(crate) async fn completions(
     let job = Job {
         prompts,
         params: common.params,
+        rules,
         max_tokens: Some(common.max_tokens.unwrap_or(DEFAULT_MAX_TOKENS)),
         deadline: common.deadline,
     };

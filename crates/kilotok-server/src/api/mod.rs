@@ -12,6 +12,7 @@ pub(crate) mod models;
 mod openapi;
 mod params;
 pub(crate) mod responses;
+pub(crate) mod rules;
 pub(crate) mod tokenize;
 mod tools;
 

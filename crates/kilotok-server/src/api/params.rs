@@ -18,6 +18,8 @@ type Result<T> = std::result::Result<T, ApiError>;
 const MAX_DEADLINE_MS: i64 = 86_400_000;
 /// Bytes of a `cache_salt`: every page at the front of a prompt keeps it.
 const MAX_SALT_BYTES: usize = 256;
+/// Lower values first.
+const PRIORITIES: (i64, i64) = (i32::MIN as i64, i32::MAX as i64);
 const IDS: i64 = u32::MAX as i64;
 
 /// What a request said about choosing tokens.
@@ -63,6 +65,8 @@ pub(crate) fn common(fields: &mut Fields, config: &ServerConfig) -> Result<Commo
         n: fields.integer("n", 1, most)?.map_or(1, |n| n as u32),
         speculation: speculation(fields)?,
         cache_salt: cache_salt(fields)?,
+        priority: fields.integer("priority", PRIORITIES.0, PRIORITIES.1)?.unwrap_or(0) as i32,
+        grammar: None,
     };
     let deadline = fields.integer("deadline_ms", 1, MAX_DEADLINE_MS)?;
     refuse_unsupported(fields, i64::from(params.n))?;
@@ -83,25 +87,9 @@ fn refuse_unsupported(fields: &mut Fields, n: i64) -> Result<()> {
         Value::String(text) => text.is_empty(),
         _ => false,
     };
-    fields.refuse("response_format", "answers cannot be constrained", |value| {
-        value.get("type").and_then(Value::as_str) == Some("text")
-    })?;
-    for name in [
-        "structured_outputs",
-        "guided_json",
-        "guided_regex",
-        "guided_choice",
-        "guided_grammar",
-        "grammar",
-        "json_schema",
-        "regex",
-    ] {
-        fields.refuse(name, "answers cannot be constrained", empty)?;
-    }
     fields.refuse("best_of", "only as many sequences are made as are returned", |value| {
         value.as_i64() == Some(n) || value.as_i64() == Some(1)
     })?;
-    fields.refuse("priority", "requests are served in order of arrival", zero)?;
     fields.refuse("min_tokens", "use `ignore_eos` or `logit_bias`", zero)?;
     fields.refuse("use_beam_search", "tokens are sampled", off)?;
     fields.refuse("prompt_logprobs", "only generated tokens have log-probabilities", off)?;

@@ -1,6 +1,6 @@
 //! The tools of a request, whichever API it came through.
 
-use kilotok_text::{ParserOptions, ToolSchemas};
+use kilotok_text::{CallMode, CallRule, ParserOptions, ToolSchemas};
 use serde_json::{Value, json};
 
 use crate::error::ApiError;
@@ -13,9 +13,6 @@ const MAX_TOOLS: usize = 512;
 /// Bytes of a tool's name.
 const MAX_NAME_BYTES: usize = 256;
 
-/// Why a call cannot be forced.
-pub(crate) const NOT_FORCED: &str = "answers cannot be constrained, so a call cannot be forced";
-
 /// What a request says of tools.
 #[derive(Debug, Clone)]
 pub(crate) struct Tools {
@@ -23,12 +20,73 @@ pub(crate) struct Tools {
     pub(crate) list: Option<Vec<Value>>,
     /// Whether an answer may have more than one call.
     pub(crate) parallel: bool,
+    /// Schemas of the tools that may be called.
+    pub(crate) rules: Vec<CallRule>,
+    /// How far calls are constrained.
+    pub(crate) mode: CallMode,
+    /// Where each of `rules` has its schema.
+    pub(crate) fields: Vec<String>,
+    /// As the client said it.
+    pub(crate) choice: Value,
+}
+
+/// One tool of a request.
+pub(crate) struct Tool {
+    /// In the form that templates expect.
+    value: Value,
+    rule: CallRule,
+    field: String,
+}
+
+/// What a request says of calling.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    Auto,
+    None,
+    Required,
+    Named(String),
 }
 
 impl Tools {
-    /// Checks and keeps tools, unless calls are switched off.
-    pub(crate) fn new(list: Vec<Value>, may_call: bool, parallel: bool) -> Self {
-        Self { list: (may_call && !list.is_empty()).then_some(list), parallel }
+    /// Puts tools and the choice among them together. `path`: the choice's field.
+    pub(crate) fn new(
+        tools: Vec<Tool>,
+        choice: &Choice,
+        path: &str,
+        parallel: bool,
+    ) -> Result<Self> {
+        let mut all = Self {
+            list: None,
+            parallel: parallel && !matches!(choice, Choice::Named(_)),
+            rules: Vec::new(),
+            mode: CallMode::Free,
+            fields: Vec::new(),
+            choice: choice.as_json(),
+        };
+        let may_call = |name: &str| match choice {
+            Choice::None => false,
+            Choice::Auto | Choice::Required => true,
+            Choice::Named(named) => named == name,
+        };
+        let mut list = Vec::new();
+        for tool in tools {
+            if may_call(&tool.rule.name) {
+                all.rules.push(tool.rule);
+                all.fields.push(tool.field);
+            }
+            list.push(tool.value);
+        }
+        match choice {
+            Choice::None => return Ok(all),
+            Choice::Required | Choice::Named(_) if all.rules.is_empty() => {
+                return Err(ApiError::invalid(path, "there is no such tool in `tools`"));
+            }
+            Choice::Required | Choice::Named(_) => all.mode = CallMode::Required,
+            Choice::Auto if all.rules.iter().any(|rule| rule.strict) => all.mode = CallMode::Strict,
+            Choice::Auto => {}
+        }
+        all.list = (!list.is_empty()).then_some(list);
+        Ok(all)
     }
 
     /// How answers are to be parsed.
@@ -63,7 +121,7 @@ pub(crate) fn chat(fields: &mut Fields) -> Result<Tools> {
             let function = tool.take("function").unwrap_or(Value::Null);
             function_tool(&mut Fields::nested(path, function)?, "parameters")
         })
-        .collect::<Result<Vec<Value>>>()?;
+        .collect::<Result<Vec<Tool>>>()?;
     finish(fields, list)
 }
 
@@ -79,7 +137,7 @@ pub(crate) fn responses(fields: &mut Fields) -> Result<Tools> {
             check_kind(&mut tool)?;
             function_tool(&mut tool, "parameters")
         })
-        .collect::<Result<Vec<Value>>>()?;
+        .collect::<Result<Vec<Tool>>>()?;
     finish(fields, list)
 }
 
@@ -93,33 +151,62 @@ fn check_kind(tool: &mut Fields) -> Result<()> {
     }
 }
 
-fn finish(fields: &mut Fields, list: Vec<Value>) -> Result<Tools> {
-    let may_call = match fields.take("tool_choice") {
-        None => true,
-        Some(Value::String(choice)) if choice == "auto" => true,
-        Some(Value::String(choice)) if choice == "none" => false,
-        Some(Value::String(choice)) if choice == "required" => {
-            return Err(ApiError::unsupported("tool_choice", NOT_FORCED));
+impl Choice {
+    fn as_json(&self) -> Value {
+        match self {
+            Self::Auto => "auto".into(),
+            Self::None => "none".into(),
+            Self::Required => "required".into(),
+            Self::Named(name) => json!({ "type": "function", "name": name }),
         }
-        Some(Value::Object(_)) => return Err(ApiError::unsupported("tool_choice", NOT_FORCED)),
+    }
+}
+
+fn finish(fields: &mut Fields, tools: Vec<Tool>) -> Result<Tools> {
+    const NAME: &str = "tool_choice";
+    let choice = match fields.take(NAME) {
+        None => Choice::Auto,
+        Some(Value::String(choice)) => match choice.as_str() {
+            "auto" => Choice::Auto,
+            "none" => Choice::None,
+            "required" => Choice::Required,
+            _ => return Err(fields.invalid(NAME, "expected auto, none, required or a function")),
+        },
+        Some(value @ Value::Object(_)) => named(Fields::nested(fields.path(NAME), value)?)?,
         Some(other) => {
-            return Err(fields.invalid("tool_choice", found(&other, "\"auto\" or \"none\"")));
+            return Err(fields.invalid(NAME, found(&other, "a string or a function")));
         }
     };
     let parallel = fields.bool("parallel_tool_calls")?.unwrap_or(true);
-    Ok(Tools::new(list, may_call, parallel))
+    Tools::new(tools, &choice, &fields.path(NAME), parallel)
+}
+
+/// A function by its name, which chat wraps in an object of its own.
+fn named(mut choice: Fields) -> Result<Choice> {
+    match choice.string("type")?.as_deref() {
+        None | Some("function") => {}
+        Some(_) => {
+            let reason = "only functions of the client's own can be called";
+            return Err(ApiError::unsupported(choice.path("type"), reason));
+        }
+    }
+    let mut holder = choice.object("function")?.unwrap_or(choice);
+    let missing = holder.invalid("name", "missing, expected a string");
+    holder.string("name")?.map(Choice::Named).ok_or(missing)
 }
 
 /// One function in the form that templates expect.
-pub(crate) fn function_tool(function: &mut Fields, schema: &str) -> Result<Value> {
+pub(crate) fn function_tool(function: &mut Fields, schema: &str) -> Result<Tool> {
     let name = function.string("name")?.filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| function.invalid("name", "missing, expected a string"))?;
     if name.len() > MAX_NAME_BYTES {
         return Err(function.invalid("name", format!("longer than {MAX_NAME_BYTES} bytes")));
     }
-    function.refuse("strict", "answers cannot be constrained", |value| value == &json!(false))?;
+    let strict = function.bool("strict")?.unwrap_or(false);
     let description = function.string("description")?;
     let parameters = function.object(schema)?.map(Fields::into_map);
+    let rule =
+        CallRule { name: name.clone(), schema: parameters.clone().map(Value::Object), strict };
     let mut tool = json!({ "name": name });
     if let Some(description) = description {
         tool["description"] = description.into();
@@ -127,5 +214,6 @@ pub(crate) fn function_tool(function: &mut Fields, schema: &str) -> Result<Value
     if let Some(parameters) = parameters {
         tool["parameters"] = Value::Object(parameters);
     }
-    Ok(json!({ "type": "function", "function": tool }))
+    let value = json!({ "type": "function", "function": tool });
+    Ok(Tool { value, rule, field: function.path(schema) })
 }

@@ -3,6 +3,7 @@
 
 mod chat;
 mod completions;
+mod constrained;
 mod fields;
 mod fuzz;
 mod gate;

@@ -126,8 +126,8 @@ async fn what_needs_a_memory_is_refused() {
         body[field] = value;
         assert_eq!(server.post("/v1/responses", &body).await.refused(), field);
     }
-    let format = json!({"input": "x", "text": {"format": {"type": "json_object"}}});
-    assert_eq!(server.post("/v1/responses", &format).await.refused(), "text.format");
+    let format = json!({"input": "x", "text": {"format": {"type": "xml"}}});
+    assert_eq!(server.post("/v1/responses", &format).await.refused(), "text.format.type");
     let item = json!({"input": [{"type": "item_reference", "id": "x"}]});
     assert_eq!(server.post("/v1/responses", &item).await.refused(), "input[0].type");
 }

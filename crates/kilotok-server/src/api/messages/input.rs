@@ -3,18 +3,18 @@
 use kilotok_text::TemplateInput;
 use serde_json::{Map, Value, json};
 
-use super::super::tools::{NOT_FORCED, Tools, check_count, function_tool};
+use super::super::tools::{Choice, Tool, Tools, check_count, function_tool};
 use crate::ServerConfig;
 use crate::error::ApiError;
 use crate::fields::{Fields, found};
 
 type Result<T> = std::result::Result<T, ApiError>;
 
-/// Reads `system`, `messages`, `tools`, `tool_choice` and `thinking`.
+/// Reads `system`, `messages`, `tools`, `tool_choice` and `thinking`, whose budget comes last.
 pub(super) fn conversation(
     fields: &mut Fields,
     config: &ServerConfig,
-) -> Result<(TemplateInput, Tools)> {
+) -> Result<(TemplateInput, Tools, Option<u32>)> {
     let mut messages = Vec::new();
     let system = fields.take("system");
     if let Some(system) = plain_text("system", system)?.filter(|text| !text.is_empty()) {
@@ -34,23 +34,25 @@ pub(super) fn conversation(
     let prefilled = messages.last().is_some_and(|last| {
         last["role"] == "assistant" && last.get("tool_calls").is_none() && last["content"] != ""
     });
+    let (kwargs, budget) = thinking(fields)?;
     let input = TemplateInput {
         messages,
         tools: tools.list.clone(),
         add_generation_prompt: !prefilled,
         continue_final_message: prefilled,
-        kwargs: thinking(fields)?,
+        kwargs,
         ..TemplateInput::default()
     };
-    Ok((input, tools))
+    Ok((input, tools, budget))
 }
 
-/// A budget for thinking is not enforced: it is a wish for less, and the answer may say more.
-fn thinking(fields: &mut Fields) -> Result<Map<String, Value>> {
+/// Variables of the template, and tokens of the thinking at most.
+fn thinking(fields: &mut Fields) -> Result<(Map<String, Value>, Option<u32>)> {
     let mut kwargs = match fields.object("chat_template_kwargs")? {
         Some(kwargs) => kwargs.into_map(),
         None => Map::new(),
     };
+    let mut budget = None;
     if let Some(mut thinking) = fields.object("thinking")? {
         let on = match thinking.string("type")?.as_deref() {
             Some("enabled" | "adaptive") => true,
@@ -58,8 +60,10 @@ fn thinking(fields: &mut Fields) -> Result<Map<String, Value>> {
             _ => return Err(thinking.invalid("type", "expected enabled, adaptive or disabled")),
         };
         kwargs.entry("enable_thinking").or_insert(Value::Bool(on));
+        let most = i64::from(u32::MAX);
+        budget = thinking.integer("budget_tokens", 1, most)?.filter(|_| on).map(|n| n as u32);
     }
-    Ok(kwargs)
+    Ok((kwargs, budget))
 }
 
 fn tools(fields: &mut Fields) -> Result<Tools> {
@@ -78,18 +82,22 @@ fn tools(fields: &mut Fields) -> Result<Tools> {
                 }
             }
         })
-        .collect::<Result<Vec<Value>>>()?;
-    let (mut may_call, mut parallel) = (true, true);
+        .collect::<Result<Vec<Tool>>>()?;
+    let (mut chosen, mut parallel) = (Choice::Auto, true);
     if let Some(mut choice) = fields.object("tool_choice")? {
-        match choice.string("type")?.as_deref() {
-            Some("auto") => {}
-            Some("none") => may_call = false,
-            Some("any" | "tool") => return Err(ApiError::unsupported("tool_choice", NOT_FORCED)),
+        chosen = match choice.string("type")?.as_deref() {
+            Some("auto") => Choice::Auto,
+            Some("none") => Choice::None,
+            Some("any") => Choice::Required,
+            Some("tool") => {
+                let missing = choice.invalid("name", "missing, expected a string");
+                Choice::Named(choice.string("name")?.ok_or(missing)?)
+            }
             _ => return Err(choice.invalid("type", "expected auto, any, tool or none")),
-        }
+        };
         parallel = !choice.bool("disable_parallel_tool_use")?.unwrap_or(false);
     }
-    Ok(Tools::new(list, may_call, parallel))
+    Tools::new(list, &chosen, "tool_choice", parallel)
 }
 
 /// One message becomes one of a chat, behind one for each tool result in it.

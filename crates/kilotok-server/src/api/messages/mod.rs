@@ -7,13 +7,14 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse as _, Response};
 use kilotok::engine::FinishReason;
-use kilotok_text::{Completion, Prompt, StoppedBy, TemplateInput};
+use kilotok_text::{Completion, Format, GrammarSpec, Prompt, StoppedBy, TemplateInput};
 use serde_json::{Value, json};
 
 use super::answer::Answer;
 use super::blocks::{Block, Blocks};
 use super::chat::Header;
 use super::params;
+use super::rules::{self, Rules};
 use crate::App;
 use crate::body::JsonBody;
 use crate::error::ApiError;
@@ -45,7 +46,7 @@ pub(crate) async fn count_tokens(
 
 async fn count(app: &App, mut fields: Fields) -> Result<Response, ApiError> {
     app.check_model(fields.string("model")?.as_deref())?;
-    let (conversation, _) = input::conversation(&mut fields, app.config())?;
+    let (conversation, ..) = input::conversation(&mut fields, app.config())?;
     let engine = app.engine()?;
     let tokens = super::tokenize::off_thread(move || {
         Ok(engine.encode(Prompt::Chat(conversation), false)?.len())
@@ -56,8 +57,16 @@ async fn count(app: &App, mut fields: Fields) -> Result<Response, ApiError> {
 async fn answer(app: &App, mut fields: Fields) -> Result<Response, ApiError> {
     app.check_model(fields.string("model")?.as_deref())?;
     let stream = fields.bool("stream")?.unwrap_or(false);
-    let (conversation, tools) = input::conversation(&mut fields, app.config())?;
-    let job = job(app, fields, conversation)?;
+    let (conversation, tools, budget) = input::conversation(&mut fields, app.config())?;
+    // Models whose thinking cannot be cut short take the budget for what it says: a wish.
+    let budget = budget.filter(|_| matches!(app.format(), Format::Tagged(_)));
+    let rules = Rules::new(format(&mut fields)?)
+        .with_tools(&tools)
+        .with_budget("thinking.budget_tokens", budget);
+    if conversation.continue_final_message {
+        rules.check_continued("messages")?;
+    }
+    let job = job(app, fields, conversation, rules)?;
     let header = Header::new("msg_", app);
     let generation = Generation::start(app, job).await?;
     let reply = Reply { prompt_tokens: generation.prompt_tokens(), header };
@@ -86,19 +95,31 @@ async fn answer(app: &App, mut fields: Fields) -> Result<Response, ApiError> {
     Ok(receipt::with_header(Json(body).into_response(), &completions))
 }
 
+/// The form of the answer, under both of its names.
+fn format(fields: &mut Fields) -> Result<Option<(String, GrammarSpec)>, ApiError> {
+    let format = match fields.object("output_format")? {
+        Some(format) => Some(format),
+        None => match fields.object("output_config")? {
+            Some(mut config) => config.object("format")?,
+            None => None,
+        },
+    };
+    format.map_or(Ok(None), |format| rules::response_format(format, None))
+}
+
 /// The remaining fields, most of which have the names of chat.
-fn job(app: &App, mut fields: Fields, conversation: TemplateInput) -> Result<Job, ApiError> {
+fn job(
+    app: &App,
+    mut fields: Fields,
+    conversation: TemplateInput,
+    rules: Rules,
+) -> Result<Job, ApiError> {
     let limits = &app.config().limits;
     let stop = params::stop(&mut fields, "stop_sequences", limits.stop, limits.stop_bytes)?;
     let limit = fields.integer("max_tokens", 1, i64::from(u32::MAX))?;
     let limit = limit.ok_or_else(|| fields.invalid("max_tokens", "missing, expected a number"))?;
     fields.refuse("container", "no code is run for a client", |_| false)?;
     fields.refuse("mcp_servers", "nothing is fetched for a client", |value| value == &json!([]))?;
-    let constrained = "answers cannot be constrained";
-    fields.refuse("output_format", constrained, |_| false)?;
-    if let Some(mut output) = fields.object("output_config")? {
-        output.refuse("format", constrained, |_| false)?;
-    }
     let mut common = params::common(&mut fields, app.config())?;
     if common.params.n != 1 {
         return Err(ApiError::unsupported("n", "this route gives one answer"));
@@ -108,6 +129,7 @@ fn job(app: &App, mut fields: Fields, conversation: TemplateInput) -> Result<Job
     Ok(Job {
         prompts: vec![Prompt::Chat(conversation)],
         params: common.params,
+        rules,
         max_tokens: Some(limit as u32),
         deadline: common.deadline,
     })

@@ -14,6 +14,7 @@ use super::answer::Answer;
 use super::blocks::{Block, Blocks};
 use super::chat::Header;
 use super::conversation::reasoning_effort;
+use super::rules::{self, Rules};
 use super::{params, tools};
 use crate::App;
 use crate::body::JsonBody;
@@ -35,6 +36,13 @@ pub(crate) async fn responses(
     refuse_unsupported(&mut fields)?;
     let messages = input::messages(&mut fields, app.config().limits.messages)?;
     let tools = tools::responses(&mut fields)?;
+    let mut answer = rules::answer(&mut fields)?;
+    if let Some(mut text) = fields.object("text")?
+        && let Some(format) = text.object("format")?
+    {
+        answer = rules::response_format(format, None)?.or(answer);
+    }
+    let rules = Rules::new(answer).with_tools(&tools);
     let mut kwargs = match fields.object("chat_template_kwargs")? {
         Some(kwargs) => kwargs.into_map(),
         None => Map::new(),
@@ -57,6 +65,7 @@ pub(crate) async fn responses(
         top_p: common.params.sampling.top_p,
         max_output_tokens: common.max_tokens,
         parallel_tool_calls: tools.parallel,
+        tool_choice: tools.choice.clone(),
     };
     let conversation = TemplateInput {
         messages,
@@ -68,6 +77,7 @@ pub(crate) async fn responses(
     let job = Job {
         prompts: vec![Prompt::Chat(conversation)],
         params: common.params,
+        rules,
         max_tokens: common.max_tokens,
         deadline: common.deadline,
     };
@@ -115,11 +125,6 @@ fn refuse_unsupported(fields: &mut Fields) -> Result<(), ApiError> {
     fields.refuse("background", stateless, off)?;
     fields.refuse("truncation", "prompts are never cut", |value| value == "disabled")?;
     fields.refuse("top_logprobs", "use /v1/chat/completions", |value| value == 0)?;
-    if let Some(mut text) = fields.object("text")? {
-        text.refuse("format", "answers cannot be constrained", |value| {
-            value.get("type").and_then(Value::as_str) == Some("text")
-        })?;
-    }
     Ok(())
 }
 
@@ -129,6 +134,7 @@ struct Echo {
     top_p: f32,
     max_output_tokens: Option<u32>,
     parallel_tool_calls: bool,
+    tool_choice: Value,
 }
 
 struct Reply {
@@ -186,7 +192,7 @@ impl Reply {
             "temperature": self.echo.temperature,
             "top_p": self.echo.top_p,
             "max_output_tokens": self.echo.max_output_tokens,
-            "tool_choice": "auto",
+            "tool_choice": self.echo.tool_choice,
             "tools": [],
             "store": false,
             "usage": null,
