@@ -162,6 +162,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output: ...
 
     @overload
@@ -171,6 +172,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> list[Output]: ...
 
     def generate(
@@ -179,6 +181,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output | list[Output]:
         """Generate to the end.
 
@@ -190,6 +193,9 @@ class Engine:
             Greedy decoding of 128 tokens by default.
         speculation : "off", "auto" or int, optional
             For these requests, in place of the engine's.
+        priority : int, optional
+            Place in the queue where requests have to wait: lower values first, then in order of
+            arrival.
 
         Returns
         -------
@@ -212,7 +218,7 @@ class Engine:
             for item in prompts:
                 if len(running) - len(outputs) >= self._core.queue_window:
                     outputs.append(running[len(outputs)].wait())
-                running.append(self._submit(item, params, speculation))
+                running.append(self._submit(item, params, speculation, priority))
             outputs.extend(running[i].wait() for i in range(len(outputs), len(running)))
         finally:
             for generation in running[len(outputs) :]:
@@ -225,13 +231,14 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Iterator[Piece]:
         """Generate piece by piece, one per round; closing the iterator frees the slot.
 
         The request starts at once, and is checked before this returns. Parameters and errors are
         those of `generate`, for one prompt.
         """
-        return self._submit(_only(prompt), params, speculation).pieces()
+        return self._submit(_only(prompt), params, speculation, priority).pieces()
 
     @overload
     async def generate_async(
@@ -240,6 +247,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output: ...
 
     @overload
@@ -249,6 +257,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> list[Output]: ...
 
     async def generate_async(
@@ -257,6 +266,7 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output | list[Output]:
         """As `generate`, without blocking the event loop; cancelling the task frees the slots."""
         import asyncio
@@ -266,7 +276,7 @@ class Engine:
 
         async def run(item: str | list[int]) -> Output:
             async with window:
-                return await self._submit(item, params, speculation).wait_async()
+                return await self._submit(item, params, speculation, priority).wait_async()
 
         if is_single:
             return await run(prompts[0])
@@ -284,9 +294,10 @@ class Engine:
         params: SamplingParams | None = None,
         *,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> AsyncIterator[Piece]:
         """As `stream`, as an asynchronous iterator."""
-        return self._submit(_only(prompt), params, speculation).pieces_async()
+        return self._submit(_only(prompt), params, speculation, priority).pieces_async()
 
     def chat(
         self,
@@ -296,6 +307,7 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output:
         """Generate the next message of a conversation.
 
@@ -310,7 +322,7 @@ class Engine:
             Function schemas for the template.
         template_args : mapping, optional
             Further variables of the template.
-        speculation : "off", "auto" or int, optional
+        speculation, priority : optional
             As in `generate`.
 
         Raises
@@ -319,7 +331,7 @@ class Engine:
             A message is malformed, the template refuses it, or the model has no chat template.
         """
         prompt = self._chat_prompt(messages, tools, template_args)
-        return self._submit(prompt, params, speculation).wait()
+        return self._submit(prompt, params, speculation, priority, message=True).wait()
 
     def stream_chat(
         self,
@@ -329,10 +341,11 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Iterator[Piece]:
         """As `chat`, piece by piece as in `stream`."""
         prompt = self._chat_prompt(messages, tools, template_args)
-        return self._submit(prompt, params, speculation).pieces()
+        return self._submit(prompt, params, speculation, priority, message=True).pieces()
 
     async def chat_async(
         self,
@@ -342,10 +355,11 @@ class Engine:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
+        priority: int = 0,
     ) -> Output:
         """As `chat`, without blocking the event loop."""
         prompt = self._chat_prompt(messages, tools, template_args)
-        return await self._submit(prompt, params, speculation).wait_async()
+        return await self._submit(prompt, params, speculation, priority, message=True).wait_async()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, as `generate` would see it."""
@@ -442,10 +456,16 @@ class Engine:
         prompt: str | list[int],
         params: SamplingParams | None,
         speculation: Speculation | None,
+        priority: int,
+        *,
+        message: bool = False,
     ) -> Generation:
         if params is None:
             params = SamplingParams()
         require("params", params, SamplingParams)
+        require("priority", priority, int)
+        if not -(1 << 31) <= priority < 1 << 31:
+            raise InvalidRequestError("priority", f"{priority} is not within 32 bits")
         token_ids = self._core.encode(prompt) if isinstance(prompt, str) else prompt
         room = self._core.max_positions - len(token_ids)
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -453,7 +473,9 @@ class Engine:
         try:
             for index in range(params.n):
                 options = params.request(index, seed, room)
-                streams.append(self._core.submit(token_ids, options, speculation))
+                streams.append(
+                    self._core.submit(token_ids, options, speculation, priority, message)
+                )
         except BaseException:
             for stream in streams:
                 stream.cancel()

@@ -1,5 +1,6 @@
 """Sampling parameters of one request."""
 
+import json
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,9 @@ _INTEGERS = {
     "seed": (0, (1 << 64) - 1),
     "logprobs": (0, (1 << 32) - 1),
     "n": (1, 256),
+    "thinking_budget": (0, (1 << 32) - 1),
 }
-_OPTIONAL = ("max_tokens", "seed", "logprobs")
+_OPTIONAL = ("max_tokens", "seed", "logprobs", "thinking_budget")
 _NUMBERS = (
     "temperature",
     "top_p",
@@ -70,6 +72,24 @@ class SamplingParams:
         Number of independent texts for the prompt; text `i` uses seed ``seed + i``.
     skip_special_tokens : bool
         Leave special tokens out of the text (they stay in the token ids).
+    json_schema : mapping, str or class with `model_json_schema`, optional
+        The text is JSON that this schema allows; ``{"type": "object"}`` is any object. Layout is
+        up to the model. A class of pydantic's stands for its schema.
+    regex : str, optional
+        The whole text matches this expression (syntax of Rust's `regex`, no look-around).
+    choice : sequence of str, optional
+        The text is one of these.
+    grammar : str, optional
+        The text follows the rule `start` of this grammar (llguidance's dialect of Lark).
+    thinking_budget : int, optional
+        Tokens of the thinking at most, in `Engine.chat` with models that write ``<think>``.
+
+    Notes
+    -----
+    At most one of `json_schema`, `regex`, `choice` and `grammar` may be given. In `Engine.chat`
+    the rule is about the answer: the model thinks freely before. It holds for whatever comes, but
+    `max_tokens` may cut the text off. The text then ends by the rule alone: `ignore_eos` has no
+    effect.
     """
 
     max_tokens: int | None = 128
@@ -88,6 +108,11 @@ class SamplingParams:
     logprobs: int | None = None
     n: int = 1
     skip_special_tokens: bool = True
+    json_schema: Mapping[str, Any] | str | type | None = None
+    regex: str | None = None
+    choice: Sequence[str] | None = None
+    grammar: str | None = None
+    thinking_budget: int | None = None
 
     def __post_init__(self) -> None:
         """Turn values into plain ones, so that a mistake is reported where it was made."""
@@ -111,6 +136,11 @@ class SamplingParams:
         bias = (self.logit_bias or {}).items()
         pairs = {_token_id("logit_bias", t): _number("logit_bias", b) for t, b in bias}
         self._set("logit_bias", pairs)
+        if self.choice is not None:
+            if isinstance(self.choice, str):
+                raise InvalidRequestError("choice", "a string is not a list of choices")
+            self._set("choice", _items("choice", self.choice))
+        self._constraint()
 
     def _set(self, name: str, value: object) -> None:
         object.__setattr__(self, name, value)
@@ -143,7 +173,28 @@ class SamplingParams:
             "ignore_eos": self.ignore_eos,
             "logprobs": self.logprobs,
             "skip_special_tokens": self.skip_special_tokens,
+            "constraint": self._constraint(),
+            "thinking_budget": self.thinking_budget,
         }
+
+    def _constraint(self) -> tuple[str, str] | None:
+        """Name and value of the parameter that constrains the text."""
+        names = ("json_schema", "regex", "choice", "grammar")
+        given = [name for name in names if getattr(self, name) is not None]
+        if not given:
+            return None
+        if len(given) > 1:
+            raise InvalidRequestError(
+                given[1], f"`{given[0]}` already says what the text has to be"
+            )
+        name, value = given[0], getattr(self, given[0])
+        if name == "json_schema":
+            return name, _schema(value)
+        if name == "choice":
+            for text in value:
+                utf8("choice", text)
+            return name, json.dumps(value)
+        return name, utf8(name, value)
 
 
 def _integer(name: str, value: object, low: int, high: int) -> int:
@@ -153,6 +204,20 @@ def _integer(name: str, value: object, low: int, high: int) -> int:
     if not low <= number <= high:
         raise InvalidRequestError(name, f"{number} is not within [{low}, {high}]")
     return number
+
+
+def _schema(value: object) -> str:
+    if hasattr(value, "model_json_schema"):
+        value = value.model_json_schema()
+    if isinstance(value, str):
+        return utf8("json_schema", value)
+    if not isinstance(value, Mapping):
+        raise InvalidRequestError("json_schema", f"{value!r} is no schema")
+    try:
+        return json.dumps(dict(value), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = f"cannot be written as JSON: {error}"
+        raise InvalidRequestError("json_schema", reason) from None
 
 
 def _token_id(name: str, value: object) -> int:

@@ -3,11 +3,13 @@
 use std::collections::BTreeMap;
 use std::mem::ManuallyDrop;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use kilotok::engine::{self, Request};
+use kilotok::sample::Grammar;
 use kilotok_text::{
-    ChatTemplate, Detokenizer, EncodeOptions, StopMatcher, TemplateInput, Tokenizer,
+    ChatTemplate, Detokenizer, EncodeOptions, Format, GrammarPart, Grammars, OutputRules,
+    StopMatcher, TemplateInput, TextError, Tokenizer,
 };
 use parking_lot::RwLock;
 use pyo3::prelude::*;
@@ -29,6 +31,8 @@ pub(crate) struct Loaded {
     pub(crate) info: Info,
     pub(crate) tokenizer: Option<Arc<Tokenizer>>,
     pub(crate) template: Option<ChatTemplate>,
+    /// Made at the first request that constrains its text.
+    grammars: OnceLock<Result<Grammars, String>>,
 }
 
 impl Loaded {
@@ -46,7 +50,7 @@ impl Loaded {
             }
             _ => None,
         };
-        Ok(Self { engine, info, tokenizer, template })
+        Ok(Self { engine, info, tokenizer, template, grammars: OnceLock::new() })
     }
 
     fn tokenizer(&self, parameter: &str) -> PyResult<&Arc<Tokenizer>> {
@@ -61,7 +65,7 @@ impl Loaded {
         &self,
         prompt: Vec<u32>,
         options: &RequestOptions,
-        speculation: Option<engine::Speculation>,
+        asked: &Asked,
     ) -> PyResult<TokenStream> {
         let text = match &self.tokenizer {
             None if options.stop.is_empty() => None,
@@ -72,9 +76,54 @@ impl Loaded {
             }),
         };
         let params = options.sampling();
-        let request = Request { prompt, params, speculation, ..Request::default() };
+        let grammar = self.constrain(&prompt, options, asked.message)?;
+        let Asked { speculation, priority, .. } = *asked;
+        let request =
+            Request { prompt, params, speculation, priority, grammar, ..Request::default() };
         let stream = self.engine.submit(request).map_err(raised)?;
         Ok(TokenStream::new(stream, text))
+    }
+
+    /// What the text has to be; behind the thinking, where it is a message.
+    fn constrain(
+        &self,
+        prompt: &[u32],
+        options: &RequestOptions,
+        message: bool,
+    ) -> PyResult<Option<Arc<dyn Grammar>>> {
+        let (name, answer) = options.rule()?.unzip();
+        let thinking_budget = options.thinking_budget;
+        let name = name.unwrap_or("thinking_budget");
+        if answer.is_none() && thinking_budget.is_none() {
+            return Ok(None);
+        }
+        let tokenizer = self.tokenizer(name)?;
+        let refuse = |error: TextError| match error {
+            TextError::Grammar { part: GrammarPart::Thinking, reason } => {
+                invalid("thinking_budget", &reason)
+            }
+            TextError::Grammar { reason, .. } => invalid(name, &reason),
+            other => text_raised(other),
+        };
+        let made = self.grammars.get_or_init(|| {
+            let info = self.engine.info();
+            Grammars::new(tokenizer, self.template.as_ref(), info.vocab, &info.eos_token_ids)
+                .map_err(|error| match error {
+                    TextError::Grammar { reason, .. } => reason,
+                    other => other.to_string(),
+                })
+        });
+        let grammars = made.as_ref().map_err(|reason| invalid(name, reason))?;
+        if message {
+            let format = Format::of_checkpoint(self.template.as_ref(), Some(tokenizer));
+            let text = tokenizer.decode(prompt, false).map_err(text_raised)?;
+            let rules = OutputRules { answer, thinking_budget, ..OutputRules::default() };
+            return grammars.message(format, &text, &rules).map_err(refuse);
+        }
+        match answer {
+            Some(answer) => grammars.text(&answer).map(Some).map_err(refuse),
+            None => Err(invalid("thinking_budget", "only `chat` knows where the thinking is")),
+        }
     }
 
     fn render_chat(&self, input: &TemplateInput) -> PyResult<Vec<u32>> {
@@ -87,6 +136,14 @@ impl Loaded {
         // The template writes every special token itself.
         self.encode(&text, EncodeOptions { add_special_tokens: false, parse_special: true })
     }
+}
+
+/// What a request asks for besides its sampling.
+struct Asked {
+    speculation: Option<engine::Speculation>,
+    priority: i32,
+    /// The prompt is a conversation's.
+    message: bool,
 }
 
 /// A loaded model and its engine thread.
@@ -124,16 +181,19 @@ impl Engine {
 #[pymethods]
 impl Engine {
     /// Hands in one request. `options` is what `SamplingParams.request` returns.
-    #[pyo3(signature = (prompt, options, speculation = None))]
+    #[pyo3(signature = (prompt, options, speculation = None, priority = 0, message = false))]
     fn submit(
         &self,
         py: Python<'_>,
         prompt: Vec<u32>,
         options: RequestOptions,
         speculation: Option<Bound<'_, PyAny>>,
+        priority: i32,
+        message: bool,
     ) -> PyResult<TokenStream> {
         let speculation = speculation.as_ref().map(options::speculation).transpose()?;
-        self.with(py, move |loaded| loaded.submit(prompt, &options, speculation))
+        let asked = Asked { speculation, priority, message };
+        self.with(py, move |loaded| loaded.submit(prompt, &options, &asked))
     }
 
     /// Token ids of a prompt.

@@ -2,6 +2,7 @@
 
 use kilotok::SamplingParams;
 use kilotok::engine::{ExecutionMode, Speculation};
+use kilotok_text::GrammarSpec;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyInt, PyString};
 
@@ -27,6 +28,10 @@ pub(crate) struct RequestOptions {
     /// Stop strings; the engine knows tokens only.
     pub(crate) stop: Vec<String>,
     pub(crate) skip_special_tokens: bool,
+    /// Name of the parameter that constrains the text, and its value; a schema or a list as JSON.
+    pub(crate) constraint: Option<(String, String)>,
+    /// Tokens of the thinking at most.
+    pub(crate) thinking_budget: Option<u32>,
 }
 
 impl RequestOptions {
@@ -57,6 +62,23 @@ pub(crate) fn mode(text: &str) -> PyResult<ExecutionMode> {
         "graph" => Ok(ExecutionMode::Graph),
         "persistent" => Ok(ExecutionMode::Persistent),
         other => Err(invalid("mode", &format!("'{other}' is not 'auto', 'graph' or 'persistent'"))),
+    }
+}
+
+impl RequestOptions {
+    /// The rule for the text, under its parameter's name.
+    pub(crate) fn rule(&self) -> PyResult<Option<(&str, GrammarSpec)>> {
+        let Some((name, value)) = &self.constraint else { return Ok(None) };
+        let not_json = |error: serde_json::Error| invalid(name, &error.to_string());
+        let spec = match name.as_str() {
+            "json_schema" => {
+                GrammarSpec::JsonSchema(serde_json::from_str(value).map_err(not_json)?)
+            }
+            "choice" => GrammarSpec::Choice(serde_json::from_str(value).map_err(not_json)?),
+            "regex" => GrammarSpec::Regex(value.clone()),
+            _ => GrammarSpec::Lark(value.clone()),
+        };
+        Ok(Some((name, spec)))
     }
 }
 
