@@ -141,9 +141,9 @@ def test_errors_are_of_the_right_class_and_name_the_field(client, server):
     assert caught.value.param == "temperature"
     with pytest.raises(openai.BadRequestError) as caught:
         client.chat.completions.create(
-            model="demo", messages=MESSAGES, response_format={"type": "json_object"}
+            model="demo", messages=MESSAGES, response_format={"type": "json_schema"}
         )
-    assert caught.value.param == "response_format"
+    assert caught.value.param == "response_format.json_schema"
     with pytest.raises(openai.BadRequestError) as caught:
         client.completions.create(model="demo", prompt="x", max_tokens=10**6)
     assert caught.value.code == "context_length_exceeded"
