@@ -15,6 +15,9 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 SLOTS = 4
@@ -33,6 +36,18 @@ def bench(binary: Path, url: str, *arguments: object) -> dict:
     if done.returncode != 0:
         raise SystemExit(f"server_overload: bench-serve failed: {done.stdout}")
     return json.loads(done.stdout)
+
+
+def wait_until_ready(url: str) -> None:
+    """Ask until requests are taken."""
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"{url}/ready").close()
+        except urllib.error.HTTPError:
+            time.sleep(0.05)
+        else:
+            return
+    raise SystemExit("server_overload: the server does not become ready")
 
 
 def memory_mib(pid: int) -> float:
@@ -58,6 +73,7 @@ def main() -> None:
         )
         try:
             url = re.search(r"http://\S+", process.stdout.readline())[0]
+            wait_until_ready(url)
             alone = bench(args.binary, url, "--requests", 20, "--warm-up", 3)
             before = memory_mib(process.pid)
             rate = FACTOR * SLOTS * RATE / TOKENS
