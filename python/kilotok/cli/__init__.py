@@ -10,7 +10,17 @@ import warnings
 from collections.abc import Sequence
 
 from kilotok import __version__
-from kilotok.cli import bench, chat, convert, doctor, generate, inspect, serve, train_drafter
+from kilotok.cli import (
+    bench,
+    chat,
+    convert,
+    doctor,
+    drafter,
+    generate,
+    inspect,
+    serve,
+    train_drafter,
+)
 from kilotok.errors import Error, InvalidRequestError
 
 __all__ = ["main"]
@@ -23,6 +33,7 @@ _COMMANDS = (
     doctor,
     bench,
     convert,
+    drafter,
     train_drafter,
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -18,11 +17,10 @@ from kilotok.errors import ModelFormatError
 from kilotok.reference.dflash import read_mask_embedding
 from kilotok.training.dflash.model import Weights
 from kilotok.training.dflash.shape import DrafterShape
+from kilotok.training.record import RECORD
 
-__all__ = ["RECORD", "read_drafter", "target_digest", "write_drafter"]
+__all__ = ["read_drafter", "write_drafter"]
 
-#: What the trainer knew: target digest and acceptance. Readers of the formats ignore it.
-RECORD = "kilotok_training.json"
 _WEIGHTS = {"mimo": "dflash_draft_model.safetensors", "z-lab": "model.safetensors"}
 
 
@@ -80,20 +78,6 @@ def read_drafter(directory: Path, vocab: int, target_layers: int) -> tuple[Draft
                 f"{directory}: {name} has shape {found.get(name)}, expected {expected.get(name)}"
             )
     return shape, {n: weights[n].float().contiguous() for n in expected}
-
-
-def target_digest(directory: Path) -> str:
-    """What ties a drafter to a target: sha256 of sizes, headers and 64 KiB of each weight file."""
-    digest = hashlib.sha256()
-    for file in sorted(directory.glob("*.safetensors")):
-        size = file.stat().st_size
-        digest.update(f"{size} ".encode())
-        with file.open("rb") as data:
-            # A stride through the file: new weights differ everywhere, so a few bytes tell.
-            for start in range(0, size, max(size // 16, 1)):
-                data.seek(start)
-                digest.update(data.read(4096))
-    return digest.hexdigest()
 
 
 def _write(path: Path, value: object) -> None:

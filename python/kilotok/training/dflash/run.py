@@ -14,7 +14,7 @@ from kilotok.engine import Engine
 from kilotok.errors import InvalidRequestError
 from kilotok.training.dflash.answers import Answers, Writer, load_answers, regenerate
 from kilotok.training.dflash.evaluate import report
-from kilotok.training.dflash.files import read_drafter, target_digest, write_drafter
+from kilotok.training.dflash.files import read_drafter, write_drafter
 from kilotok.training.dflash.model import Weights, init_weights
 from kilotok.training.dflash.plots import write_plots
 from kilotok.training.dflash.prompts import Prompt, read_prompts, split_held_out, take
@@ -29,6 +29,7 @@ from kilotok.training.dflash.teacher import (
     target_sizes,
 )
 from kilotok.training.dflash.trainer import Plan, Trainer
+from kilotok.training.record import target_digest
 
 __all__ = ["Job", "train_drafter"]
 
