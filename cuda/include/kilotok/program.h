@@ -389,8 +389,7 @@ typedef struct KilotokMailbox {
   uint32_t waiting[8];  // device: who waited for what when it gave up
   uint32_t num_rounds;  // device: entries written to `rounds` for this command
   uint32_t stop;        // host: end the run at the next round
-  uint32_t
-      parked;  // device: the kernel has ended; a doorbell it has not answered is the next one's
+  uint32_t parked;      // device: the kernel has ended, the next bell is for its successor
   uint32_t reserved;
   KilotokCommand command;
   KilotokRound rounds[KILOTOK_ROUND_RING];
