@@ -37,9 +37,8 @@ pub(crate) struct EngineOptions {
 }
 
 impl EngineOptions {
-    fn apply(&self, py: Python<'_>, mut builder: EngineBuilder) -> PyResult<EngineBuilder> {
-        builder = builder.speculation(options::speculation(self.speculation.bind(py))?);
-        builder = builder.device(match self.device.as_str() {
+    fn apply(&self, py: Python<'_>, builder: EngineBuilder) -> PyResult<EngineBuilder> {
+        let device = match self.device.as_str() {
             "auto" => Device::Auto,
             "cpu" => Device::Cpu,
             "cuda" => Device::Cuda,
@@ -49,30 +48,19 @@ impl EngineOptions {
                     &format!("'{other}' is not 'auto', 'cpu' or 'cuda'"),
                 ));
             }
-        });
-        builder = builder.mode(options::mode(&self.mode)?);
-        if let Some(name) = &self.simd {
-            builder = builder.simd(name.parse::<Simd>().map_err(raised)?);
-        }
-        if let Some(threads) = self.threads {
-            builder = builder.threads(threads);
-        }
-        if let Some(sequences) = self.max_batch {
-            builder = builder.max_batch(sequences);
-        }
-        if let Some(positions) = self.max_positions {
-            builder = builder.max_positions(positions);
-        }
-        if let Some(positions) = self.kv_tokens {
-            builder = builder.kv_positions(positions);
-        }
-        if let Some(positions) = self.prefill_chunk {
-            builder = builder.prefill_chunk(positions);
-        }
-        if let Some(mib) = self.prefix_cache_mib {
-            builder = builder.prefix_cache(mib.saturating_mul(1 << 20));
-        }
-        Ok(builder)
+        };
+        let simd = self.simd.as_deref().map(str::parse::<Simd>).transpose().map_err(raised)?;
+        Ok(builder
+            .speculation(options::speculation(self.speculation.bind(py))?)
+            .device(device)
+            .mode(options::mode(&self.mode)?)
+            .simd(simd)
+            .threads(self.threads)
+            .max_batch(self.max_batch)
+            .max_positions(self.max_positions)
+            .kv_positions(self.kv_tokens)
+            .prefill_chunk(self.prefill_chunk)
+            .prefix_cache(self.prefix_cache_mib.map(|mib| mib.saturating_mul(1 << 20))))
     }
 
     /// Loads and starts, without the GIL; the text layer is that of `text_dir`.

@@ -58,33 +58,20 @@ impl EngineArguments {
 
     /// The engine's builder with these settings.
     pub(crate) fn builder(&self, directory: PathBuf) -> super::Outcome<EngineBuilder> {
-        let mut builder = Engine::builder(directory)
+        let drafter = self.drafter.as_deref().map(|drafter| match drafter {
+            "none" => DrafterChoice::None,
+            path => DrafterChoice::Dir(path.into()),
+        });
+        Ok(Engine::builder(directory)
             .device(device(self.device.as_deref().unwrap_or("auto"))?)
-            .mode(mode(self.mode.as_deref().unwrap_or("auto"))?);
-        if let Some(threads) = self.threads {
-            builder = builder.threads(threads);
-        }
-        if let Some(sequences) = self.max_batch {
-            builder = builder.max_batch(sequences);
-        }
-        if let Some(positions) = self.max_positions {
-            builder = builder.max_positions(positions);
-        }
-        if let Some(positions) = self.kv_positions {
-            builder = builder.kv_positions(positions);
-        }
-        if let Some(mib) = self.prefix_cache_mib {
-            builder = builder.prefix_cache(mib.saturating_mul(1 << 20));
-        }
-        if let Some(text) = &self.speculation {
-            builder = builder.speculation(speculation(text)?);
-        }
-        match self.drafter.as_deref() {
-            None => {}
-            Some("none") => builder = builder.drafter(DrafterChoice::None),
-            Some(path) => builder = builder.drafter(DrafterChoice::Dir(path.into())),
-        }
-        Ok(builder)
+            .mode(mode(self.mode.as_deref().unwrap_or("auto"))?)
+            .threads(self.threads)
+            .max_batch(self.max_batch)
+            .max_positions(self.max_positions)
+            .kv_positions(self.kv_positions)
+            .prefix_cache(self.prefix_cache_mib.map(|mib| mib.saturating_mul(1 << 20)))
+            .speculation(self.speculation.as_deref().map(speculation).transpose()?)
+            .drafter(drafter))
     }
 }
 

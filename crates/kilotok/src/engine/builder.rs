@@ -85,7 +85,8 @@ enum Source {
     Loaded(Arc<Model>),
 }
 
-/// Describes an engine; every setting has a default but the model.
+/// Describes an engine; every setting has a default but the model. A setting that is given as
+/// `None` stays as it is, so that options pass through as they are.
 #[must_use]
 pub struct EngineBuilder {
     source: Source,
@@ -143,45 +144,45 @@ impl EngineBuilder {
     }
 
     /// Which drafter to load: the checkpoint's own, none, or another directory.
-    pub fn drafter(mut self, drafter: DrafterChoice) -> Self {
-        self.drafter = drafter;
+    pub fn drafter(mut self, drafter: impl Into<Option<DrafterChoice>>) -> Self {
+        set(&mut self.drafter, drafter);
         self
     }
 
     /// Speculation of requests that do not say.
-    pub fn speculation(mut self, speculation: Speculation) -> Self {
-        self.config.speculation = speculation;
+    pub fn speculation(mut self, speculation: impl Into<Option<Speculation>>) -> Self {
+        set(&mut self.config.speculation, speculation);
         self
     }
 
     /// CPU threads; the default is all cores.
-    pub fn threads(mut self, threads: usize) -> Self {
-        self.threads = Some(threads);
+    pub fn threads(mut self, threads: impl Into<Option<usize>>) -> Self {
+        self.threads = threads.into().or(self.threads);
         self
     }
 
     /// SIMD path of the CPU backend; the default is the widest that the machine has.
-    pub fn simd(mut self, simd: Simd) -> Self {
-        self.simd = Some(simd);
+    pub fn simd(mut self, simd: impl Into<Option<Simd>>) -> Self {
+        self.simd = simd.into().or(self.simd);
         self
     }
 
     /// Sequences at once, 1 to 64.
-    pub fn max_batch(mut self, sequences: usize) -> Self {
-        self.max_batch = sequences;
+    pub fn max_batch(mut self, sequences: impl Into<Option<usize>>) -> Self {
+        set(&mut self.max_batch, sequences);
         self
     }
 
     /// Positions of one sequence, prompt and output together.
-    pub fn max_positions(mut self, positions: usize) -> Self {
-        self.max_positions = Some(positions);
+    pub fn max_positions(mut self, positions: impl Into<Option<usize>>) -> Self {
+        self.max_positions = positions.into().or(self.max_positions);
         self
     }
 
     /// Positions of all sequences together: the page budget of the full-attention cache. The
     /// default is four sequences of full length.
-    pub fn kv_positions(mut self, positions: usize) -> Self {
-        self.kv_positions = Some(positions);
+    pub fn kv_positions(mut self, positions: impl Into<Option<usize>>) -> Self {
+        self.kv_positions = positions.into().or(self.kv_positions);
         self
     }
 
@@ -191,20 +192,20 @@ impl EngineBuilder {
     /// are for what pages do not hold: the newest positions of sliding-window layers and of the
     /// drafter, saved at points where later requests can begin. Changes no token. A GPU saves none
     /// yet, so it has no prefix cache.
-    pub fn prefix_cache(mut self, bytes: usize) -> Self {
-        self.prefix_cache = bytes;
+    pub fn prefix_cache(mut self, bytes: impl Into<Option<usize>>) -> Self {
+        set(&mut self.prefix_cache, bytes);
         self
     }
 
     /// Requests that may wait.
-    pub fn queue_capacity(mut self, requests: usize) -> Self {
-        self.config.queue_capacity = requests;
+    pub fn queue_capacity(mut self, requests: impl Into<Option<usize>>) -> Self {
+        set(&mut self.config.queue_capacity, requests);
         self
     }
 
     /// Prompt positions fed in one round at most; 0 (the default) uses every free row.
-    pub fn prefill_chunk(mut self, positions: usize) -> Self {
-        self.config.prefill_chunk = positions;
+    pub fn prefill_chunk(mut self, positions: impl Into<Option<usize>>) -> Self {
+        set(&mut self.config.prefill_chunk, positions);
         self
     }
 
@@ -363,6 +364,12 @@ impl EngineBuilder {
             ..BackendInfo::default()
         };
         Ok((Box::new(Rounds::new(executor)), info))
+    }
+}
+
+fn set<T>(place: &mut T, value: impl Into<Option<T>>) {
+    if let Some(value) = value.into() {
+        *place = value;
     }
 }
 
