@@ -21,7 +21,14 @@ fn engine(hit_percent: u64, slots: usize) -> Engine {
 
 fn slow_engine(hit_percent: u64, slots: usize, verify_time: Duration) -> Engine {
     let sim = SimConfig {
-        limits: Limits { max_rows: 64, slots, pages: 256, page_size: 16, max_positions: 512 },
+        limits: Limits {
+            max_rows: 64,
+            slots,
+            pages: 256,
+            page_size: 16,
+            max_positions: 512,
+            snapshots: 0,
+        },
         vocab: VOCAB,
         max_drafts: 7,
         hit_percent,
