@@ -20,6 +20,7 @@ from kilotok.cli import (
     inspect,
     serve,
     train_drafter,
+    verify,
 )
 from kilotok.errors import Error, InvalidRequestError
 
@@ -31,6 +32,7 @@ _COMMANDS = (
     serve,
     inspect,
     doctor,
+    verify,
     bench,
     convert,
     drafter,
