@@ -218,7 +218,7 @@ fn write_table(out: &Path, built: &[Built], origin: Option<&Origin>) -> Result<(
         let file = out.join(format!("{family}.fatbin"));
         let len = fs::metadata(&file).map_err(|e| format!("{}: {e}", file.display()))?.len();
         statics.push(format!(
-            "static IMAGE_{i}: Aligned<{len}> =\n    \
+            "#[allow(clippy::unreadable_literal, reason = \"generated\")]\nstatic IMAGE_{i}: Aligned<{len}> =\n    \
              Aligned(*include_bytes!(concat!(env!(\"OUT_DIR\"), \"/{family}.fatbin\")));\n"
         ));
         entries.push(format!(
