@@ -116,6 +116,17 @@ def cpu_info() -> dict[str, Any]: ...
 def gpu_report() -> dict[str, Any]: ...
 def run_gpu_probe(device: int = 0) -> dict[str, Any]: ...
 def gpu_memory(device: int = 0, fraction: float = 0.92) -> dict[str, Any]: ...
+def bench_synthetic(
+    preset: str,
+    rank_of: int,
+    mode: str,
+    rows: Sequence[int],
+    context: int,
+    block: int,
+    accept: Sequence[float],
+    device: int = 0,
+    dry_run: bool = False,
+) -> dict[str, Any]: ...
 def gpu_op(
     kind: int,
     payload: bytes,

@@ -14,6 +14,7 @@
 #![allow(unsafe_code, reason = "this crate is the safe layer over a C interface")]
 
 mod context;
+mod copy_rate;
 #[cfg(test)]
 mod device_tests;
 mod driver;
@@ -33,6 +34,7 @@ mod stand_in;
 mod stream;
 
 pub use context::Context;
+pub use copy_rate::copy_rate;
 pub use error::GpuError;
 pub use graph::Graph;
 pub use launch::LaunchConfig;

@@ -21,6 +21,7 @@ mod options;
 mod process;
 mod program;
 mod stream;
+mod synthetic;
 mod taps;
 
 /// The native core of kilotok.
@@ -50,6 +51,8 @@ mod _core {
     use super::program::run_program;
     #[pymodule_export]
     use super::stream::{Event, TokenStream};
+    #[pymodule_export]
+    use super::synthetic::bench_synthetic;
     #[pymodule_export]
     use super::taps::{TapReader, open_taps};
 

@@ -6,6 +6,7 @@ import statistics
 from typing import Any
 
 from kilotok import __version__
+from kilotok.cli import bench_preset
 from kilotok.cli.arguments import add_engine, add_json, open_engine
 from kilotok.cli.doctor import cpu_model
 from kilotok.cli.table import table
@@ -35,7 +36,8 @@ def add_parser(commands: Any) -> None:
         "bench",
         help="measure prefill and decode",
         description="Measure prefill and greedy decode with speculation off and on, in turn, and "
-        "check that both give the same tokens.",
+        "check that both give the same tokens. With --preset, measure a published configuration "
+        "with random weights on a GPU instead; --mode then takes several, as graph,persistent.",
     )
     parser.add_argument("--prompt", default=_PROMPT, help="text to continue (default: some code)")
     parser.add_argument(
@@ -47,6 +49,7 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="runs of each, median (default: 3)"
     )
+    bench_preset.add_arguments(parser)
     add_engine(parser)
     add_json(parser)
     parser.set_defaults(run=run)
@@ -54,6 +57,8 @@ def add_parser(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
+    if arguments.preset is not None:
+        return bench_preset.run(arguments)
     if arguments.repeats < 1:
         raise InvalidRequestError("--repeats", f"{arguments.repeats} is not at least 1")
     if arguments.prefill_tokens < 1:

@@ -33,6 +33,15 @@ pub(super) fn load<'m>(
     config: &GpuConfig,
     progress: Report<'_>,
 ) -> Result<(Lowered<'m>, Machine)> {
+    load_with(model, config, |uploads, pool, stream| upload(uploads, pool, stream, progress))
+}
+
+/// Reserves memory, has it filled, and starts the machine.
+pub(super) fn load_with<'m>(
+    model: &'m Model,
+    config: &GpuConfig,
+    fill: impl FnOnce(&[Upload<'m>], &MemoryPool<Arc<Context>>, &Stream) -> Result<()>,
+) -> Result<(Lowered<'m>, Machine)> {
     let context = Context::new(config.device).map_err(loading)?;
     let blocks = Machine::num_blocks(&context);
     let imagined = lower(model, config.limits, blocks, IMAGINED)?;
@@ -54,7 +63,7 @@ pub(super) fn load<'m>(
     })?;
     let stream = Stream::new(&context).map_err(loading)?;
     pool.clear(&stream).map_err(loading)?;
-    upload(&lowered.uploads, &pool, &stream, progress)?;
+    fill(&lowered.uploads, &pool, &stream)?;
     stream.synchronize().map_err(loading)?;
     let places = Places {
         ops: lowered.buffers.ops,

@@ -10,6 +10,7 @@ mod errors;
 mod executor;
 mod load;
 mod lower;
+pub mod synthetic;
 mod validate;
 
 #[cfg(test)]
