@@ -4,7 +4,7 @@ import json
 import sys
 
 from kilotok.cli import bench_preset
-from kilotok.errors import OutOfMemoryError
+from kilotok.errors import Error, OutOfMemoryError
 
 #: Presets and how many GPUs share them.
 PRESETS = (("mimo-v2.5-pro-fp4-dflash", 8), ("gpt-oss-20b", 1))
@@ -20,10 +20,14 @@ def main() -> int:
             results.append({"preset": preset, "rank_of": ranks, "does_not_fit": str(error)})
             print(f"{preset}: {error}", file=sys.stderr)
             continue
+        except Error as error:
+            results.append({"preset": preset, "rank_of": ranks, "failed": str(error)})
+            print(f"{preset}: {error}", file=sys.stderr)
+            continue
         results.append(result)
         print(bench_preset.render(result), file=sys.stderr)
     print(json.dumps({"results": results}))
-    return 0
+    return int(any("failed" in result for result in results))
 
 
 if __name__ == "__main__":

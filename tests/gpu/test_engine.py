@@ -85,7 +85,7 @@ def sampled(seed: int, temperature: float, max_tokens: int = TOKENS) -> Sampling
 def together(engine: Engine, params: list[SamplingParams], speculation: object) -> list[list[int]]:
     """All prompts at once, beside each other."""
     streams = [
-        engine._submit(prompt, p, speculation) for prompt, p in zip(PROMPTS, params, strict=True)
+        engine._submit(prompt, p, speculation, 0) for prompt, p in zip(PROMPTS, params, strict=True)
     ]
     return [list(stream.wait().token_ids) for stream in streams]
 
