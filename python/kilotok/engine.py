@@ -456,7 +456,7 @@ class Engine:
         prompt: str | list[int],
         params: SamplingParams | None,
         speculation: Speculation | None,
-        priority: int,
+        priority: int = 0,
         *,
         message: bool = False,
     ) -> Generation:

@@ -19,8 +19,11 @@ fn schema() -> Value {
     })
 }
 
+/// Looks at a finished text and panics where it breaks its rule.
+type Check<'a> = &'a dyn Fn(&str);
+
 fn check(text: &str) {
-    let value: Value = serde_json::from_str(text).expect(text);
+    let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
     check_value(&value);
 }
 
@@ -53,7 +56,7 @@ async fn every_spelling_of_a_rule_is_followed() {
     let digits = "[0-9]{3}-[a-c]{2}";
     let is_digits = |text: &str| assert!(text.len() == 6 && text.as_bytes()[3] == b'-', "{text}");
     let lark = "start: \"<\" (\"a\" | \"b\")~3 \">\"";
-    let spellings: Vec<(Value, &dyn Fn(&str))> = vec![
+    let spellings: Vec<(Value, Check)> = vec![
         (
             json!({"response_format": {"type": "json_schema", "json_schema": {"name": "x", "strict": true, "schema": schema()}}}),
             &check,
@@ -65,11 +68,11 @@ async fn every_spelling_of_a_rule_is_followed() {
         (json!({"guided_regex": digits}), &is_digits),
         (json!({"structured_outputs": {"regex": digits}}), &is_digits),
         (json!({"guided_choice": ["one", "two"]}), &|text| {
-            assert!(["one", "two"].contains(&text), "{text}")
+            assert!(["one", "two"].contains(&text), "{text}");
         }),
         (json!({"structured_outputs": {"choice": ["one"]}}), &|text| assert_eq!(text, "one")),
         (json!({"guided_grammar": lark}), &|text| {
-            assert!(text.len() == 5 && text.starts_with('<'), "{text}")
+            assert!(text.len() == 5 && text.starts_with('<'), "{text}");
         }),
     ];
     for (fields, check) in spellings {
