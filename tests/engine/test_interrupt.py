@@ -9,8 +9,10 @@ import time
 import pytest
 
 PROGRAM = """
-import sys
+import signal, sys
 from kilotok import Engine, SamplingParams
+# A shell starts background jobs, a test run among them, with SIGINT ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 engine = Engine(sys.argv[1], progress=False)
 params = SamplingParams(max_tokens=4000, ignore_eos=True, n=int(sys.argv[3]))
 def endless():
