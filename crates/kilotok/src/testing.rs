@@ -174,8 +174,8 @@ impl Fill for Rng {
 /// Shapes and formats without a byte: enough to plan for a model that is not there.
 #[derive(Default)]
 struct Hollow {
-    /// One vector of each length is all vectors of that length.
-    vectors: BTreeMap<usize, Vector>,
+    /// One vector of each length and mean (its bits) is all such vectors.
+    vectors: BTreeMap<(usize, u32), Vector>,
 }
 
 impl Fill for Hollow {
@@ -191,7 +191,8 @@ impl Fill for Hollow {
     }
 
     fn vector(&mut self, len: usize, mean: f32, _deviation: f32) -> Vector {
-        Arc::clone(self.vectors.entry(len).or_insert_with(|| vec![mean; len].into()))
+        let key = (len, mean.to_bits());
+        Arc::clone(self.vectors.entry(key).or_insert_with(|| vec![mean; len].into()))
     }
 }
 

@@ -37,22 +37,32 @@ pub(super) struct Vm {
 }
 
 impl Vm {
-    /// A model that was lowered to [`IMAGINED`] addresses.
+    /// A model that was lowered to [`IMAGINED`] addresses, with its weights.
     pub(super) fn new(lowered: &Lowered<'_>) -> Self {
-        let mut vm = Self {
+        let mut vm = Self::empty(lowered);
+        for Upload { address, content } in &lowered.uploads {
+            let mut piece = vec![0; content.bytes() as usize];
+            assert_eq!(fill(content, 0, &mut piece, 1).unwrap(), piece.len());
+            vm.load(*address, &piece);
+        }
+        vm
+    }
+
+    /// The same with zeros for weights.
+    pub(super) fn empty(lowered: &Lowered<'_>) -> Self {
+        Self {
             memory: lowered.sizes.map(|bytes| vec![0; bytes as usize]),
             ops: lowered.ops.clone(),
             blocks: lowered.blocks,
             command: abi::Command::default(),
             told: Vec::new(),
             matrices: Mutex::default(),
-        };
-        for Upload { address, content } in &lowered.uploads {
-            let mut piece = vec![0; content.bytes() as usize];
-            assert_eq!(fill(content, 0, &mut piece, 1).unwrap(), piece.len());
-            vm.bytes_mut(*address, piece.len()).copy_from_slice(&piece);
         }
-        vm
+    }
+
+    /// Writes weights.
+    pub(super) fn load(&mut self, address: u64, bytes: &[u8]) {
+        self.bytes_mut(address, bytes.len()).copy_from_slice(bytes);
     }
 
     fn place(address: u64) -> (usize, usize) {

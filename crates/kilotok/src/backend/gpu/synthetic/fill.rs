@@ -1,5 +1,6 @@
 //! Random valid weights on the card, from one small pattern per format.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use kilotok_gpu::pool::{MemoryPool, Uploader};
@@ -103,6 +104,12 @@ impl Pattern {
     }
 }
 
+/// How a pattern of `pattern` bytes is repeated over `bytes` bytes: each piece is its beginning.
+pub(super) fn pieces(bytes: u64, pattern: usize) -> impl Iterator<Item = Range<u64>> {
+    let pattern = pattern as u64;
+    (0..bytes).step_by(pattern as usize).map(move |at| at..(at + pattern).min(bytes))
+}
+
 /// Fills everything that `uploads` names in a pool full of zeros: matrices with patterns, vectors as
 /// the model has them, biases not at all.
 pub(super) fn fill(
@@ -121,16 +128,14 @@ pub(super) fn fill(
         // Both pieces hold the pattern, and are sent again and again as they are.
         let mut unfilled = 2;
         for Upload { address, content } in of_it {
-            let mut sent = 0;
-            while sent < content.bytes() {
+            for range in pieces(content.bytes(), bytes.len()) {
                 let piece = uploader.piece().map_err(loading)?;
                 if unfilled > 0 {
                     piece.copy_from_slice(&bytes);
                     unfilled -= 1;
                 }
-                let len = (content.bytes() - sent).min(bytes.len() as u64);
-                uploader.send(address + sent, len as usize).map_err(loading)?;
-                sent += len;
+                let len = (range.end - range.start) as usize;
+                uploader.send(address + range.start, len).map_err(loading)?;
             }
         }
         stream.synchronize().map_err(loading)?;

@@ -144,12 +144,11 @@ impl Synthetic {
             Error::invalid("preset", format!("{:?}, expected one of {names:?}", self.preset))
         })?;
         let spec = rank::share(preset.spec()?, self.rank_of)?;
-        let formats = if self.preset.starts_with("gpt-oss") {
-            Formats::gpt_oss()
-        } else {
-            Formats::mimo_fp4()
-        };
-        Ok(hollow_model(spec, formats))
+        Ok(hollow_model(spec, Self::formats(&self.preset)))
+    }
+
+    fn formats(preset: &str) -> Formats {
+        if preset.starts_with("gpt-oss") { Formats::gpt_oss() } else { Formats::mimo_fp4() }
     }
 
     fn limits(&self) -> Limits {

@@ -1,11 +1,14 @@
 //! Shares, bytes and patterns, and the whole measurement on the host's stand-in.
 
-use super::fill::Pattern;
+use super::fill::{Pattern, pieces};
 use super::timing::Bench;
 use super::*;
+use crate::backend::gpu::load;
+use crate::backend::gpu::lower::{Content, Lowered, Upload};
 use crate::backend::gpu::validate::validate;
 use crate::backend::gpu::vm::Vm;
 use crate::spec::MlpSpec;
+use crate::spec::ModelSpec;
 use crate::testing::random_model;
 use crate::weights::repack::StepFormat;
 
@@ -134,4 +137,64 @@ fn the_whole_measurement_runs_on_the_host() {
     assert_eq!((rounds.block, rounds.forced.len()), (8, 2));
     assert!((1.0..=8.0).contains(&rounds.device_accept), "{rounds:?}");
     assert!(rounds.forced.iter().all(|round| round.ms > rounds.draft_ms + rounds.verify_ms));
+}
+
+/// A preset, narrow: what is as wide as the residual stays so.
+fn narrow(preset: &str) -> ModelSpec {
+    const WIDTH: usize = 320;
+    let mut spec = rank::share(presets::find(preset).unwrap().spec().unwrap(), 4).unwrap();
+    let whole = presets::find(preset).unwrap().spec().unwrap().hidden;
+    let narrower = |width: usize| if width * 4 == whole { WIDTH } else { 192 };
+    (spec.hidden, spec.vocab) = (WIDTH, 1000);
+    spec.layers.truncate(24);
+    for layer in &mut spec.layers {
+        match &mut layer.mlp {
+            MlpSpec::Dense { inter } => *inter = narrower(*inter),
+            MlpSpec::Moe(moe) => (moe.experts, moe.inter) = (16, narrower(moe.inter)),
+        }
+    }
+    if let Some(drafter) = &mut spec.drafter {
+        (drafter.hidden, drafter.inter, drafter.mask_token_id) = (WIDTH, 192, 999);
+        drafter.taps = (0..drafter.taps.len()).collect();
+    }
+    spec
+}
+
+/// The stand-in with what [`super::fill::fill`] brings to a card.
+fn filled(lowered: &Lowered<'_>, patterns: &[(Pattern, Vec<u8>)]) -> Vm {
+    let mut vm = Vm::empty(lowered);
+    for (pattern, bytes) in patterns {
+        for Upload { address, content } in &lowered.uploads {
+            if Pattern::of(content) == Some(*pattern) {
+                for range in pieces(content.bytes(), bytes.len()) {
+                    let len = (range.end - range.start) as usize;
+                    vm.load(address + range.start, &bytes[..len]);
+                }
+            }
+        }
+    }
+    for Upload { address, content } in &lowered.uploads {
+        if matches!(content, Content::Floats(_) | Content::Doubles(_)) {
+            let mut values = vec![0; content.bytes() as usize];
+            load::fill(content, 0, &mut values, 1).unwrap();
+            vm.load(*address, &values);
+        }
+    }
+    vm
+}
+
+/// Random weights give logits that are numbers and differ, whatever the depth of the model.
+#[test]
+fn random_weights_of_every_preset_have_logits() {
+    let patterns = Pattern::ALL.map(|pattern| (pattern, pattern.bytes().unwrap()));
+    for preset in presets::ALL {
+        let spec = narrow(preset.name);
+        let vocab = spec.vocab;
+        let model = hollow_model(spec, Synthetic::formats(preset.name));
+        let asked = Synthetic { context: 3, ..asked(preset.name, 1) };
+        let lowered = lower::lower(&model, asked.limits(), 3, arena::IMAGINED).unwrap();
+        validate(&lowered).unwrap();
+        let mut bench = Bench::new(filled(&lowered, &patterns), &lowered, vocab, 3);
+        bench.pass(2).unwrap_or_else(|error| panic!("{}: {error}", preset.name));
+    }
 }
