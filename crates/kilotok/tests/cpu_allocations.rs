@@ -196,7 +196,7 @@ fn backend_rounds_allocate_nothing(executor: CpuExecutor) {
         backend.open(slot, sequence).unwrap();
         backend.run(&[Work::Prefill { slot, start: 0, len: 3 }], 1, &mut report).unwrap();
     }
-    let plan = [0, 1].map(|slot| Work::Decode { slot, drafts: 7 });
+    let plan = [0, 1].map(|slot| Work::Decode { slot, drafts: 7, min_chance: 0.0 });
     backend.run(&plan, 8, &mut report).unwrap();
     let before = ALLOCATIONS.load(Ordering::SeqCst);
     backend.run(&plan, 8, &mut report).unwrap();

@@ -60,6 +60,7 @@ impl Backend for Scripted {
                 slot,
                 tokens: at..at + 1,
                 proposed: 0,
+                speculative: false,
                 drafted: 0,
                 accepted: 0,
                 end,

@@ -132,6 +132,17 @@ pub trait Executor: Send {
     /// Drafts blocks; appends the drafted tokens of each, in order, to `out`.
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>);
 
+    /// Whether [`Executor::draft_margins`] says anything.
+    fn weighs_drafts(&self) -> bool {
+        false
+    }
+
+    /// How far each token of the last [`Executor::draft`] was above the second choice, in logits;
+    /// empty where the executor does not say.
+    fn draft_margins(&self) -> &[f32] {
+        &[]
+    }
+
     /// Whether everything so far was computed; asked before results are used.
     ///
     /// # Errors

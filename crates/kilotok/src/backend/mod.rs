@@ -76,7 +76,7 @@ pub struct SequenceInit {
 }
 
 /// What one sequence does in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Work {
     /// Feeds prompt positions `start .. start + len`; the chunk that reaches the prompt's end
     /// also chooses the first token. A run with a prefill in it makes one round.
@@ -94,6 +94,9 @@ pub enum Work {
         slot: Slot,
         /// Drafted tokens per round, below the drafter's block size; 0 is a plain step.
         drafts: usize,
+        /// Drafts with less than this chance to be accepted, and what follows them, are not
+        /// verified, where the backend knows chances ([`Backend::weighs_drafts`]); from 0 to 1.
+        min_chance: f64,
     },
 }
 
@@ -124,9 +127,11 @@ pub struct Progress {
     pub slot: Slot,
     /// Emitted tokens: a range of [`Report::tokens`].
     pub tokens: std::ops::Range<usize>,
-    /// Tokens that were drafted for the round. Those that the constraint rules out, and what
-    /// follows them, are not verified.
+    /// Tokens that were drafted for the round and thought worth verifying. Those that the
+    /// constraint rules out, and what follows them, are not verified.
     pub proposed: usize,
+    /// Whether a block was drafted, however much of it was verified.
+    pub speculative: bool,
     /// Drafted tokens that were verified.
     pub drafted: usize,
     /// Of them, accepted and emitted.
@@ -212,6 +217,11 @@ pub trait Backend: Send {
     /// Drafts per block at most, where it says so.
     fn max_drafts(&self) -> usize {
         usize::MAX
+    }
+
+    /// Whether it knows how likely each draft is to be accepted, before it is verified.
+    fn weighs_drafts(&self) -> bool {
+        false
     }
 
     /// Whether several rounds of one run cost less than as many runs: rounds are made on a device.

@@ -10,7 +10,7 @@ use super::sequence::Sequence;
 use device::DeviceRounds;
 
 use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Work};
-use crate::dflash::accept;
+use crate::dflash::{Confidence, accept};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sample::{Chooser, TokenMask};
@@ -30,6 +30,8 @@ pub struct Rounds<E> {
     wanted: Vec<usize>,
     proposed: Vec<usize>,
     drafted: Vec<u32>,
+    /// Of greedy sequences and of others: noise makes a sure draft less sure.
+    confidence: [Confidence; 2],
     /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
     spans: Vec<Span>,
     device: DeviceRounds,
@@ -42,6 +44,8 @@ struct Span {
     drafts: (usize, usize),
     /// Drafts before the constraint cut them.
     proposed: usize,
+    /// Whether there was a block.
+    speculative: bool,
 }
 
 impl<E: Executor> Rounds<E> {
@@ -57,6 +61,7 @@ impl<E: Executor> Rounds<E> {
             wanted: Vec::with_capacity(limits.slots),
             proposed: Vec::with_capacity(limits.slots),
             drafted: Vec::with_capacity(limits.slots * executor.max_drafts()),
+            confidence: Default::default(),
             spans: Vec::with_capacity(limits.slots),
             device: DeviceRounds::new(limits.slots),
             executor,
@@ -86,7 +91,7 @@ impl<E: Executor> Rounds<E> {
         self.drafted.clear();
         let most = self.executor.max_drafts();
         for work in plan {
-            if let Work::Decode { slot, drafts } = *work {
+            if let Work::Decode { slot, drafts, .. } = *work {
                 let sequence = self.sequence(slot)?;
                 let drafts = drafts.min(most).min(sequence.remaining().saturating_sub(1));
                 if drafts > 0 && sequence.keeps_context() {
@@ -100,9 +105,33 @@ impl<E: Executor> Rounds<E> {
             self.executor.draft(&self.blocks, &mut self.drafted);
             self.executor.check()?;
         }
+        self.weigh(plan);
         self.proposed.clone_from(&self.wanted);
         self.fit();
         Ok(())
+    }
+
+    /// Cuts off drafts that are not worth a row.
+    fn weigh(&mut self, plan: &[Work]) {
+        let margins = self.executor.draft_margins();
+        let works = plan.iter().filter_map(|work| match *work {
+            Work::Decode { slot, min_chance, .. } => Some((slot, min_chance)),
+            Work::Prefill { .. } => None,
+        });
+        let mut first = 0;
+        for (block, wanted) in self.blocks.iter().zip(&mut self.wanted) {
+            let sequence = self.sequences.get(block.slot as usize).and_then(Option::as_ref);
+            let min_chance = works.clone().find(|(slot, _)| *slot == block.slot);
+            if let (Some(sequence), Some((_, min_chance)), Some(margins)) =
+                (sequence, min_chance, margins.get(first..first + *wanted))
+                // What a constraint forces is sure whatever the drafter says.
+                && !sequence.is_constrained()
+            {
+                let confidence = &self.confidence[usize::from(!sequence.is_greedy())];
+                *wanted = confidence.worth_verifying(margins, min_chance);
+            }
+            first += block.drafts as usize;
+        }
     }
 
     /// Cuts off what constraints rule out: it could not be accepted.
@@ -124,7 +153,7 @@ impl<E: Executor> Rounds<E> {
         for work in plan {
             let first_row = self.rows.len();
             let mut drafts = (taken, taken);
-            let mut proposed = 0;
+            let (mut proposed, mut speculative) = (0, false);
             match *work {
                 Work::Prefill { slot, start, len } => {
                     let sequence =
@@ -136,7 +165,7 @@ impl<E: Executor> Rounds<E> {
                 Work::Decode { slot, .. } => {
                     if self.blocks.get(block).is_some_and(|b| b.slot == slot) {
                         drafts.1 = taken + self.wanted[block];
-                        proposed = self.proposed[block];
+                        (proposed, speculative) = (self.proposed[block], true);
                         taken += self.blocks[block].drafts as usize;
                         block += 1;
                     }
@@ -149,7 +178,7 @@ impl<E: Executor> Rounds<E> {
                 }
             }
             let rows = self.rows.len() - first_row;
-            self.spans.push(Span { first_row, rows, drafts, proposed });
+            self.spans.push(Span { first_row, rows, drafts, proposed, speculative });
         }
         let most = self.executor.limits().max_rows;
         if self.rows.len() > most {
@@ -187,7 +216,7 @@ impl<E: Executor> Rounds<E> {
             Work::Prefill { .. } => span.first_row + span.rows - 1,
             Work::Decode { .. } => span.first_row,
         };
-        let Self { executor, sequences, chooser, mask, rows, drafted, .. } = self;
+        let Self { executor, sequences, chooser, mask, rows, drafted, confidence, .. } = self;
         let Some(sequence) = sequences[slot as usize].as_mut() else {
             return Err(Error::invalid("plan", format!("slot {slot} is not open")));
         };
@@ -213,10 +242,17 @@ impl<E: Executor> Rounds<E> {
                 report.logprobs.push((at, value));
             }
         }
+        if !sequence.is_constrained()
+            && let Some(margins) = executor.draft_margins().get(span.drafts.0..span.drafts.1)
+        {
+            let confidence = &mut confidence[usize::from(!sequence.is_greedy())];
+            confidence.observe(margins, walk.accepted);
+        }
         report.progress.push(Progress {
             slot,
             tokens: first_token..first_token + walk.emitted,
             proposed: span.proposed,
+            speculative: span.speculative,
             drafted: drafts.len(),
             accepted: walk.accepted,
             end: sequence.end(),
@@ -269,6 +305,10 @@ impl<E: Executor> Backend for Rounds<E> {
 
     fn max_drafts(&self) -> usize {
         self.executor.max_drafts()
+    }
+
+    fn weighs_drafts(&self) -> bool {
+        self.executor.weighs_drafts()
     }
 
     fn has_own_rounds(&self) -> bool {

@@ -98,6 +98,14 @@ impl Sequence {
         self.params.max_tokens as usize - self.generated
     }
 
+    pub(super) fn is_constrained(&self) -> bool {
+        self.constraint.is_some()
+    }
+
+    pub(super) fn is_greedy(&self) -> bool {
+        self.params.temperature == 0.0
+    }
+
     pub(super) fn keeps_context(&self) -> bool {
         self.keeps_context
     }

@@ -18,12 +18,32 @@ const PRIOR_WEIGHT: f64 = 2.0;
 pub(crate) struct Acceptance {
     /// Weighted hits and tries of each position.
     counts: Vec<(f64, f64)>,
+    /// Tokens and rows of a round with drafts, on average.
+    round: (f64, f64),
 }
 
 impl Acceptance {
     /// Knows nothing yet.
     pub(crate) fn new(max_drafts: usize) -> Self {
-        Self { counts: vec![(PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT); max_drafts] }
+        let counts = vec![(PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT); max_drafts];
+        let mut new = Self { counts, round: (0.0, 0.0) };
+        new.round = (new.expected(max_drafts), 1.0 + max_drafts as f64);
+        new
+    }
+
+    /// Learns what one round with drafts came to.
+    pub(crate) fn observe_round(&mut self, drafted: usize, tokens: usize) {
+        let (mean_tokens, mean_rows) = &mut self.round;
+        *mean_tokens = *mean_tokens * MEMORY + tokens as f64 * (1.0 - MEMORY);
+        *mean_rows = *mean_rows * MEMORY + (1 + drafted) as f64 * (1.0 - MEMORY);
+    }
+
+    /// Whether rounds with drafts give more tokens per second than plain steps, for one of
+    /// `sequences` alike.
+    pub(crate) fn pays(&self, cost: &CostModel, sequences: usize) -> bool {
+        let (tokens, rows) = self.round;
+        let seconds = cost.verify((sequences as f64 * rows).round() as usize) + cost.draft();
+        cost.samples(1) == 0 || cost.draft() == 0.0 || tokens * cost.verify(sequences) > seconds
     }
 
     /// Learns from one round.
@@ -93,12 +113,14 @@ pub(crate) struct CostModel {
     draft: Recent,
     /// Rounds since a plain step of one sequence was measured.
     since_plain: usize,
+    /// Tokens and seconds of recent rounds with drafts, all sequences together.
+    yielded: (f64, f64),
 }
 
 impl CostModel {
     pub(crate) fn new(max_rows: usize) -> Self {
         let verify = vec![Recent::default(); max_rows + 1];
-        Self { verify, draft: Recent::default(), since_plain: 0 }
+        Self { verify, draft: Recent::default(), since_plain: 0, yielded: (0.0, 0.0) }
     }
 
     /// Whether a plain step is to be measured: one early on, then one of [`PLAIN_EVERY`] rounds,
@@ -117,6 +139,30 @@ impl CostModel {
         if let Some(seconds) = draft {
             self.draft.push(seconds);
         }
+    }
+
+    /// Learns what one round with drafts gave, at the price of such a round: a stall of the machine
+    /// is not counted.
+    pub(crate) fn observe_yield(&mut self, rows: usize, tokens: usize) {
+        let seconds = self.verify(rows) + self.draft();
+        let (all_tokens, all_seconds) = &mut self.yielded;
+        *all_tokens = *all_tokens * MEMORY + tokens as f64;
+        *all_seconds = *all_seconds * MEMORY + seconds;
+    }
+
+    /// The chance of a token that one more row of the target pass has to offer, so as not to take
+    /// more time than rounds take for a token; 0 while too little is known.
+    pub(crate) fn min_chance(&self, sequences: usize, max_drafts: usize) -> f64 {
+        /// Above it, drafting would be a waste altogether.
+        const MOST: f64 = 0.9;
+        let most_rows = self.verify.len() - 1;
+        let (low, high) = (sequences, (sequences * (1 + max_drafts)).min(most_rows));
+        let (tokens, seconds) = self.yielded;
+        if self.samples(1) == 0 || self.samples(high) < ENOUGH || low >= high || seconds <= 0.0 {
+            return 0.0;
+        }
+        let per_row = (self.verify(high) - self.verify(low)) / (high - low) as f64;
+        (per_row * tokens / seconds).clamp(0.0, MOST)
     }
 
     fn samples(&self, rows: usize) -> usize {
@@ -224,6 +270,32 @@ mod tests {
     }
 
     #[test]
+    fn a_row_is_worth_a_chance_that_grows_with_its_price_and_with_the_rate() {
+        let with = |per_row: f64, tokens: usize| {
+            let mut cost = cost(1.0, per_row, 0.1);
+            (0..100).for_each(|_| cost.observe_yield(8, tokens));
+            cost.min_chance(1, 7)
+        };
+        // 4 tokens in 1 + 8 * 0.1 + 0.1 seconds, 0.1 seconds a row.
+        assert!((with(0.1, 4) - 0.1 * 4.0 / 1.9).abs() < 1e-9);
+        assert!(with(0.1, 6) > with(0.1, 4));
+        assert!(with(0.3, 4) > with(0.1, 4));
+        assert_eq!(CostModel::new(64).min_chance(1, 7), 0.0);
+    }
+
+    #[test]
+    fn drafting_pays_where_a_round_gives_more_than_plain_steps() {
+        let cost = cost(1.0, 0.1, 0.3);
+        let mut acceptance = Acceptance::new(7);
+        assert!(acceptance.pays(&cost, 1));
+        (0..200).for_each(|_| acceptance.observe_round(7, 1));
+        assert!(!acceptance.pays(&cost, 1));
+        // Cut to one draft, a round is cheap: 1.2 + 0.3 against 1.1 seconds for 1.5 tokens.
+        (0..400).for_each(|i| acceptance.observe_round(1, 1 + i % 2));
+        assert!(acceptance.pays(&cost, 1));
+    }
+
+    #[test]
     fn a_stall_changes_no_decision() {
         let mut cost = cost(1.0, 0.01, 0.1);
         let acceptance = Acceptance::new(7);
@@ -235,7 +307,7 @@ mod tests {
 
     #[test]
     fn expected_tokens_count_the_bonus() {
-        let acceptance = Acceptance { counts: vec![(0.5, 1.0); 7] };
+        let acceptance = Acceptance { counts: vec![(0.5, 1.0); 7], round: (1.0, 1.0) };
         assert!((acceptance.expected(2) - 1.75).abs() < 1e-12);
         assert!((acceptance.expected(0) - 1.0).abs() < 1e-12);
     }

@@ -1,8 +1,10 @@
-//! DFlash: verification of drafted blocks, adaptive block length, acceptance accounting.
+//! DFlash: verification of drafted blocks, adaptive block length, confidence, acceptance accounting.
 
 mod adaptive;
+mod confidence;
 mod watch;
 
 pub use crate::backend::cpu::accept::{Walk, accept};
 pub(crate) use adaptive::{Acceptance, CostModel, choose_drafts};
+pub(crate) use confidence::Confidence;
 pub(crate) use watch::Watch;

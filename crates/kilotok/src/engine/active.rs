@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::plan::Want;
 use super::prefix::{Lease, Origin};
 use super::stats::Shared;
 use super::worker::Submission;
@@ -38,7 +39,8 @@ pub(super) struct Active {
     prefilled: usize,
     /// Tokens that prefill feeds: the prompt, and after a restart what was emitted, too.
     to_feed: usize,
-    drafts: usize,
+    /// Of the next round: drafts, and the chance that is worth a row.
+    drafts: (usize, f64),
     admitted: Instant,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -79,7 +81,7 @@ impl Active {
             acceptance: Acceptance::new(info.max_drafts),
             prefilled: cached,
             to_feed: receipt.prompt_tokens,
-            drafts: 0,
+            drafts: (0, 0.0),
             admitted,
             first_token: None,
             last_token: None,
@@ -155,20 +157,34 @@ impl Active {
         self.prompt_logprobs.push(logprobs);
     }
 
-    pub(super) fn drafts(&self) -> usize {
-        self.drafts
+    pub(super) fn decode(&self) -> Want {
+        let (drafts, min_chance) = self.drafts;
+        Want::Decode { drafts, min_chance }
     }
 
-    /// Decides the number of drafts of the next round.
-    pub(super) fn decide(&mut self, cost: &CostModel, sequences: usize, max_drafts: usize) {
+    /// Decides about the drafts of the next round; `weighs`: the backend knows a chance for each.
+    pub(super) fn decide(
+        &mut self,
+        cost: &CostModel,
+        sequences: usize,
+        max_drafts: usize,
+        weighs: bool,
+    ) {
         let round = self.receipt.rounds;
         let plain = sequences == 1 && cost.wants_plain();
         self.drafts = match self.speculation {
-            Speculation::Off => 0,
-            _ if plain => 0,
-            Speculation::Block(length) => (length - 1).min(max_drafts),
-            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => max_drafts,
-            Speculation::Auto => choose_drafts(&self.acceptance, cost, sequences, max_drafts),
+            Speculation::Off => (0, 0.0),
+            _ if plain => (0, 0.0),
+            Speculation::Block(length) => ((length - 1).min(max_drafts), 0.0),
+            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => (max_drafts, 0.0),
+            Speculation::Auto if weighs => {
+                let pays = max_drafts > 0 && self.acceptance.pays(cost, sequences);
+                let drafts = if pays { max_drafts } else { 0 };
+                (drafts, cost.min_chance(sequences, max_drafts))
+            }
+            Speculation::Auto => {
+                (choose_drafts(&self.acceptance, cost, sequences, max_drafts), 0.0)
+            }
         };
     }
 
@@ -187,7 +203,8 @@ impl Active {
         }
         self.receipt.rounds += 1;
         self.acceptance.observe(progress.proposed, progress.accepted);
-        if progress.drafted > 0 {
+        if progress.speculative {
+            self.acceptance.observe_round(progress.drafted, progress.tokens.len());
             self.receipt.speculative_rounds += 1;
             self.speculative_tokens += progress.tokens.len();
             self.receipt.drafted += progress.drafted;

@@ -3,7 +3,7 @@
 use crate::backend::{Slot, Work};
 
 /// What one running sequence wants.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Want {
     /// Prompt positions that are still to be fed.
     Prefill {
@@ -16,6 +16,8 @@ pub(super) enum Want {
     Decode {
         /// Drafts, 0 for a plain step.
         drafts: usize,
+        /// As in [`Work::Decode`].
+        min_chance: f64,
     },
 }
 
@@ -41,12 +43,12 @@ pub(super) fn plan_round(
         (max_rows - floor).checked_div(decoding).map_or(0, |rows| rows.saturating_sub(1));
     let mut rows = max_rows;
     for (slot, want) in wants.clone() {
-        if let Want::Decode { drafts } = want
+        if let Want::Decode { drafts, min_chance } = want
             && rows > 0
         {
             let drafts = drafts.min(most_drafts).min(rows - 1);
             rows -= 1 + drafts;
-            plan.push(Work::Decode { slot, drafts });
+            plan.push(Work::Decode { slot, drafts, min_chance });
         }
     }
     if chunk > 0 {
@@ -84,7 +86,7 @@ mod tests {
             chunk in 0usize..80,
         ) {
             let wants: Vec<(Slot, Want)> = wants.into_iter().enumerate().map(|(i, (p, start, left, drafts))| {
-                (i as Slot, if p { Want::Prefill { start, left } } else { Want::Decode { drafts } })
+                (i as Slot, if p { Want::Prefill { start, left } } else { Want::Decode { drafts, min_chance: 0.0 } })
             }).collect();
             let mut plan = Vec::new();
             plan_round(wants.iter().copied(), 64, chunk, &mut plan);

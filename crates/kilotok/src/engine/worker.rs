@@ -302,9 +302,10 @@ impl Worker {
         let started = Instant::now();
         let sequences = self.order.len();
         let (cost, max_drafts) = (&self.cost, self.info.max_drafts);
+        let weighs = self.backend.weighs_drafts();
         for slot in &self.order {
             if let Some(active) = &mut self.slots[*slot as usize] {
-                active.decide(cost, sequences, max_drafts);
+                active.decide(cost, sequences, max_drafts, weighs);
             }
         }
         let slots = &self.slots;
@@ -344,10 +345,16 @@ impl Worker {
         let seconds = seconds / f64::from(report.rounds.max(1));
         self.round_seconds = seconds;
         if self.plan.iter().all(|w| matches!(w, Work::Decode { .. })) {
-            let drafted = report.progress.iter().any(|p| p.proposed > 0);
+            let drafted = report.progress.iter().any(|p| p.speculative);
             let each = report.draft_seconds / f64::from(report.rounds.max(1));
             let draft = drafted.then_some(each);
             self.cost.observe(report.rows, seconds - draft.unwrap_or(0.0), draft);
+            if drafted {
+                self.cost.observe_yield(
+                    report.rows,
+                    report.tokens.len() / report.rounds.max(1) as usize,
+                );
+            }
         }
     }
 
@@ -361,7 +368,7 @@ impl Worker {
         shared.drafted.fetch_add(drafted as u64, Ordering::Relaxed);
         let plain = self.cost.plain();
         shared.plain_step_us.store((plain * 1e6) as u64, Ordering::Relaxed);
-        for progress in report.progress.iter().filter(|p| p.drafted > 0) {
+        for progress in report.progress.iter().filter(|p| p.speculative) {
             shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
             shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);
             // A drafter knows nothing of constraints, and need not guess well under one.
@@ -441,7 +448,7 @@ impl Active {
     pub(super) fn want(&self) -> Want {
         match self.prompt_left() {
             Some((start, left)) => Want::Prefill { start, left },
-            None => Want::Decode { drafts: self.drafts() },
+            None => self.decode(),
         }
     }
 }

@@ -12,10 +12,11 @@ pub struct Chooser {
     order: Vec<u32>,
 }
 
-/// Index of the largest value, the lowest one on ties; NaN never wins.
-pub fn argmax(values: &[f32]) -> u32 {
-    /// Values compared side by side.
-    const LANES: usize = 32;
+/// Values compared side by side.
+const LANES: usize = 32;
+
+/// The largest value, as far as not NaN; -inf where there is none.
+pub(super) fn largest(values: &[f32]) -> f32 {
     let mut lanes = [f32::NEG_INFINITY; LANES];
     let (whole, rest) = values.as_chunks::<LANES>();
     for chunk in whole {
@@ -24,7 +25,12 @@ pub fn argmax(values: &[f32]) -> u32 {
         }
     }
     let larger = |largest: f32, &value: &f32| if value > largest { value } else { largest };
-    let largest = rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, larger), larger);
+    rest.iter().fold(lanes.iter().fold(f32::NEG_INFINITY, larger), larger)
+}
+
+/// Index of the largest value, the lowest one on ties; NaN never wins.
+pub fn argmax(values: &[f32]) -> u32 {
+    let largest = largest(values);
     // Counted, since a search that may end early is not done in vectors.
     let has = |chunk: &[f32]| chunk.iter().filter(|value| **value == largest).count() > 0;
     let chunk = values.chunks(LANES).position(has).unwrap_or(0);

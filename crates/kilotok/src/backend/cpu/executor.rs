@@ -334,6 +334,7 @@ impl Executor for CpuExecutor {
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>) {
         let Some(spec) = &self.model.spec.drafter else { return };
         let block_size = spec.block_size;
+        self.scratch.draft_margins.clear();
         let mut first = 0;
         while first < blocks.len() {
             // As many blocks as the buffers hold; pieces do not change a block's bits (law 1).
@@ -350,5 +351,13 @@ impl Executor for CpuExecutor {
             self.draft_piece(&blocks[first..last], out);
             first = last;
         }
+    }
+
+    fn weighs_drafts(&self) -> bool {
+        self.model.drafter.is_some()
+    }
+
+    fn draft_margins(&self) -> &[f32] {
+        &self.scratch.draft_margins
     }
 }

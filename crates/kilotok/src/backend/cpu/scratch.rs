@@ -28,6 +28,8 @@ pub(super) struct Extents {
     top_k: usize,
     taps: usize,
     packed: usize,
+    /// Drafts of a round, all slots together.
+    drafts: usize,
     v_dim: usize,
 }
 
@@ -64,6 +66,7 @@ impl Extents {
             e.taps = d.taps.len() * spec.hidden;
             e.packed = e.packed.max(Packed::padded(d.inter)).max(Packed::padded(e.taps));
             e.v_dim = e.v_dim.max(d.head_dim);
+            e.drafts = limits.slots * (d.block_size - 1);
         }
         e.packed = e.packed.max(Packed::padded(e.attention));
         e
@@ -102,6 +105,8 @@ pub(super) struct Scratch {
     /// Logits of the rows in `draft_rows`.
     pub(super) draft_logits: Vec<f32>,
     pub(super) draft_rows: Vec<u32>,
+    /// One per drafted token of the last draft, of all its pieces.
+    pub(super) draft_margins: Vec<f32>,
     pub(super) packs: Packs,
     pub(super) up: UpScratch,
     /// `0, 1, 2, ...`
@@ -153,6 +158,7 @@ impl Scratch {
             logit_rows: Vec::with_capacity(e.rows),
             draft_logits: if drafter.is_some() { floats(e.vocab) } else { Vec::new() },
             draft_rows: Vec::with_capacity(e.rows),
+            draft_margins: Vec::with_capacity(e.drafts),
             packs: Packs::new(e.rows, e.packed, threads, kernels),
             up: UpScratch::new(e.rows, threads),
             identity: (0..e.rows as u32).collect(),

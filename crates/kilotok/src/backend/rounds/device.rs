@@ -72,7 +72,7 @@ impl<E: Executor> Rounds<E> {
         self.device.runs.clear();
         let most = self.executor.max_drafts();
         for work in plan {
-            let Work::Decode { slot, drafts } = *work else { return Ok(false) };
+            let Work::Decode { slot, drafts, .. } = *work else { return Ok(false) };
             let Some(run) = self.sequence(slot)?.decode_run(slot, drafts.min(most)) else {
                 return Ok(false);
             };
@@ -145,6 +145,7 @@ impl<E: Executor> Rounds<E> {
             slot,
             tokens: first_token..first_token + tokens.len(),
             proposed: round.drafted,
+            speculative: round.drafted > 0,
             drafted: round.drafted,
             accepted: round.accepted,
             end: round.end,

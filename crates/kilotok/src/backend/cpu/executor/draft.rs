@@ -123,7 +123,10 @@ impl CpuExecutor {
             }
             OpKind::DraftChoose => {
                 let logits = s.draft_logits.chunks_exact(model.spec.vocab);
-                out.extend(logits.take(s.draft_rows.len()).map(draft_choose::run));
+                for (token, margin) in logits.take(s.draft_rows.len()).map(draft_choose::run) {
+                    out.push(token);
+                    s.draft_margins.push(margin);
+                }
             }
             _ => unreachable!("a target op in the draft line"),
         }

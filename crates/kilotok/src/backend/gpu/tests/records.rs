@@ -168,7 +168,9 @@ fn decode(
         tokens.extend_from_slice(&report.tokens);
     }
     while report.progress.iter().all(|p| p.end.is_none()) {
-        backend.run(&[Work::Decode { slot: 2, drafts }], rounds, &mut report).unwrap();
+        backend
+            .run(&[Work::Decode { slot: 2, drafts, min_chance: 0.0 }], rounds, &mut report)
+            .unwrap();
         tokens.extend_from_slice(&report.tokens);
         accepted += report.progress.iter().map(|p| p.accepted).sum::<usize>();
     }
