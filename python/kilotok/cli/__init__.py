@@ -1,7 +1,8 @@
 """The `kilotok` command.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; `serve` ends with 2 where it cut
-requests off. Results go to stdout; progress, receipts and errors go to stderr.
+requests off, `verify` with 3 where nothing failed but something could not be compared. Results go
+to stdout; progress, receipts and errors go to stderr.
 """
 
 import argparse

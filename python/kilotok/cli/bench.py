@@ -59,6 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Run the command."""
     if arguments.preset is not None:
         return bench_preset.run(arguments)
+    bench_preset.check_absent(arguments)
     if arguments.repeats < 1:
         raise InvalidRequestError("--repeats", f"{arguments.repeats} is not at least 1")
     if arguments.prefill_tokens < 1:

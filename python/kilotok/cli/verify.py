@@ -19,6 +19,8 @@ from kilotok.verify import Result, Subject, run_checks
 from kilotok.verify.fingerprint import fingerprint
 from kilotok.verify.subject import read_prompts
 
+_EXIT_CODES = {"PASS": 0, "FAIL": 1, "INCOMPLETE": 3}
+
 
 def add_parser(commands: Any) -> None:
     """Register the command."""
@@ -27,8 +29,10 @@ def add_parser(commands: Any) -> None:
         help="check the engine's promises with your model on your machine",
         description="Check on this machine that speculation changes no token, that neither batches "
         "nor chunks nor the GPU's mode change a bit, that GPU and CPU agree within the stated "
-        "tolerance, and that the drafter works. Prints a certificate; exit code 0 only if nothing "
-        "failed. What could not be compared is NOT RUN, with the reason.",
+        "tolerance, and that the drafter works. Prints a certificate. Exit codes: 0 everything was "
+        "compared and holds, 1 something failed, 3 nothing failed but something could not be "
+        "compared (no GPU, no drafter): that is NOT RUN, with the reason, and the verdict is "
+        "INCOMPLETE.",
     )
     parser.add_argument(
         "model", nargs="?", metavar="DIR|ID", help="checkpoint directory or hub id (default: demo)"
@@ -46,6 +50,11 @@ def add_parser(commands: Any) -> None:
     )
     parser.add_argument(
         "--min-tau", type=float, metavar="X", help="fail where the drafter gives fewer tokens/round"
+    )
+    parser.add_argument(
+        "--allow-incomplete",
+        action="store_true",
+        help="exit with 0 where nothing failed, whatever could not be compared",
     )
     add_json(parser)
     parser.set_defaults(run=run)
@@ -77,14 +86,22 @@ def run(arguments: argparse.Namespace) -> int:
                 print(_line(result), flush=True)
     certificate = _certificate(directory, info, results)
     print(json.dumps(certificate, indent=2) if arguments.json else _render(certificate))
-    return 0 if certificate["verdict"] == "PASS" else 1
+    if certificate["verdict"] == "INCOMPLETE" and arguments.allow_incomplete:
+        return 0
+    return _EXIT_CODES[certificate["verdict"]]
+
+
+def _verdict(results: list[Result]) -> str:
+    outcomes = {result.outcome for result in results}
+    if "FAIL" in outcomes:
+        return "FAIL"
+    return "INCOMPLETE" if "NOT RUN" in outcomes else "PASS"
 
 
 def _certificate(directory: Path, info: dict[str, Any], results: list[Result]) -> dict[str, Any]:
     gpu = _core.gpu_report()
-    is_failed = any(result.outcome == "FAIL" for result in results)
     return {
-        "verdict": "FAIL" if is_failed else "PASS",
+        "verdict": _verdict(results),
         "checks": [asdict(result) for result in results],
         "model": {
             "directory": str(directory),
