@@ -73,11 +73,9 @@ impl Acceptance {
 /// (which is no property of the model) moves nothing.
 const KEPT: usize = 9;
 
-/// Rounds between plain ones that keep the cost of a plain step measured.
-const PLAIN_EVERY: usize = 64;
-
-/// Rounds before the first of them.
-const PLAIN_EARLY: usize = 4;
+/// Rounds from one plain one to the next, which keep the cost of a plain step measured: to the first,
+/// to the second and third, and from then on.
+const PLAIN_SPACING: [usize; 4] = [4, 16, 16, 64];
 
 /// Samples of whole blocks before the length may be chosen by them.
 const ENOUGH: usize = 5;
@@ -93,6 +91,11 @@ impl Recent {
     fn push(&mut self, seconds: f64) {
         self.seconds[self.count % KEPT] = seconds;
         self.count += 1;
+    }
+
+    /// The shortest, if there is a sample.
+    fn shortest(&self) -> Option<f64> {
+        self.seconds[..self.count.min(KEPT)].iter().copied().min_by(f64::total_cmp)
     }
 
     /// The median, if there is a sample.
@@ -123,11 +126,11 @@ impl CostModel {
         Self { verify, draft: Recent::default(), since_plain: 0, yielded: (0.0, 0.0) }
     }
 
-    /// Whether a plain step is to be measured: one early on, then one of [`PLAIN_EVERY`] rounds,
-    /// because without them a receipt could only assume what speculation won.
+    /// Whether a plain step is to be measured ([`PLAIN_SPACING`]), because without them a receipt
+    /// could only assume what speculation won.
     pub(crate) fn wants_plain(&self) -> bool {
-        let spacing = if self.samples(1) == 0 { PLAIN_EARLY } else { PLAIN_EVERY };
-        self.since_plain + 1 >= spacing
+        let known = self.samples(1).min(PLAIN_SPACING.len() - 1);
+        self.since_plain + 1 >= PLAIN_SPACING[known]
     }
 
     /// Learns from one round of `rows` rows.
@@ -184,9 +187,10 @@ impl CostModel {
         }
     }
 
-    /// Seconds of a plain step of one sequence, if it was ever measured; else 0.
+    /// Seconds of a plain step of one sequence, if it was ever measured; else 0. The shortest of
+    /// the newest: a stall of the machine must not make speculation look better than it is.
     pub(crate) fn plain(&self) -> f64 {
-        self.verify[1].median().unwrap_or(0.0)
+        self.verify[1].shortest().unwrap_or(0.0)
     }
 
     /// Seconds of commit and draft together, if ever measured; else 0.
@@ -293,6 +297,27 @@ mod tests {
         // Cut to one draft, a round is cheap: 1.2 + 0.3 against 1.1 seconds for 1.5 tokens.
         (0..400).for_each(|i| acceptance.observe_round(1, 1 + i % 2));
         assert!(acceptance.pays(&cost, 1));
+    }
+
+    #[test]
+    fn a_stall_makes_no_speculation_look_good() {
+        let mut cost = CostModel::new(8);
+        assert_eq!(cost.plain(), 0.0);
+        cost.observe(1, 500.0, None);
+        cost.observe(1, 2.0, None);
+        cost.observe(1, 900.0, None);
+        assert_eq!(cost.plain(), 2.0);
+    }
+
+    #[test]
+    fn plain_steps_are_measured_early_and_then_now_and_then() {
+        let mut cost = CostModel::new(8);
+        let rounds = (0..164).filter(|_| {
+            let plain = cost.wants_plain();
+            cost.observe(if plain { 1 } else { 8 }, 1.0, None);
+            plain
+        });
+        assert_eq!(rounds.collect::<Vec<_>>(), [3, 19, 35, 99, 163]);
     }
 
     #[test]
