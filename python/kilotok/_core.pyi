@@ -111,6 +111,29 @@ def mxfp4_encode_matrix(
 def mxfp4_decode(nibbles: bytes, scales: bytes) -> bytes: ...
 def fp8_decode(codes: bytes) -> bytes: ...
 def inspect(directory: str) -> dict[str, str]: ...
+def plan(
+    config: str,
+    *,
+    drafter: str = "auto",
+    experts: str | None = None,
+    gpu: str = "h200",
+    tp: int = 1,
+    context: int = 8192,
+    block: int | None = None,
+    tau: float | None = None,
+    price: float | None = None,
+    allreduce_us: float | None = None,
+) -> dict[str, Any]: ...
+def plan_bench(
+    preset: str,
+    rank_of: int,
+    rows: Sequence[int],
+    context: int,
+    block: int,
+    accept: Sequence[float],
+    experts: Sequence[float] | None = None,
+    gpu: str = "h200",
+) -> dict[str, list[dict[str, float | None]]]: ...
 def run_program(arguments: Sequence[str], demo: str | None) -> int: ...
 def cpu_info() -> dict[str, Any]: ...
 def gpu_report() -> dict[str, Any]: ...

@@ -11,7 +11,7 @@ import pytest
 
 import kilotok as package
 
-COMMANDS = ["generate", "chat", "inspect", "doctor", "verify", "bench", "convert"]
+COMMANDS = ["generate", "chat", "inspect", "plan", "doctor", "verify", "bench", "convert"]
 
 
 def test_help_names_every_command(kilotok):

@@ -155,6 +155,10 @@ def test_the_other_commands(binary):
     import json
 
     assert json.loads(run("inspect", "--json").stdout)["tensors"] > 0
+    assert json.loads(run("plan", "gpt-oss-20b", "--json").stdout)["fits"] is True
+    assert run("plan", "gpt-oss-120b", "--gpu", "h20", "--context", "131072").returncode == 0
+    assert run("plan", "mimo-v2.5-pro").returncode == 3
+    assert "`gpu`" in run("plan", "gpt-oss-20b", "--gpu", "abacus").stderr
     assert "cpu:" in run("doctor", "--no-probe").stdout
 
 

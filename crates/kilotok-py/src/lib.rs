@@ -18,6 +18,7 @@ mod inspection;
 mod load;
 mod notifier;
 mod options;
+mod planning;
 mod process;
 mod program;
 mod stream;
@@ -47,6 +48,8 @@ mod _core {
     use super::inspection::inspect;
     #[pymodule_export]
     use super::load::{engine_from_tensors, open_engine};
+    #[pymodule_export]
+    use super::planning::{plan, plan_bench};
     #[pymodule_export]
     use super::program::run_program;
     #[pymodule_export]

@@ -13,6 +13,7 @@ pub mod inspect;
 mod matrix;
 mod model;
 pub mod numeric;
+pub mod plan;
 mod program;
 pub mod sample;
 mod spec;

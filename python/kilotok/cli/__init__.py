@@ -1,8 +1,9 @@
 """The `kilotok` command.
 
 Exit codes: 0 done, 1 failed, 2 wrong usage, 130 interrupted; `serve` ends with 2 where it cut
-requests off, `verify` with 3 where nothing failed but something could not be compared. Results go
-to stdout; progress, receipts and errors go to stderr.
+requests off, `verify` with 3 where nothing failed but something could not be compared, and `plan`
+with 3 where the model does not fit. Results go to stdout; progress, receipts and errors go to
+stderr.
 """
 
 import argparse
@@ -19,6 +20,7 @@ from kilotok.cli import (
     drafter,
     generate,
     inspect,
+    plan,
     serve,
     train_drafter,
     verify,
@@ -32,6 +34,7 @@ _COMMANDS = (
     chat,
     serve,
     inspect,
+    plan,
     doctor,
     verify,
     bench,

@@ -14,6 +14,8 @@ __all__ = ["add_arguments", "measure", "render", "run"]
 
 _MODES = ("graph", "persistent")
 _ACCEPT = (6.3, 5.6, 4.3)
+#: Cards that the planner knows and the engine has kernels for; a longer name before its beginning.
+_CARDS = ("gh200", "h200", "h100-nvl", "h100", "h20")
 
 #: What the numbers are, for whoever finds them without the command.
 NOTES = {
@@ -26,6 +28,8 @@ NOTES = {
     "forced": "draft, verify and commit of ceil(accept) rows, timed one by one and added up; "
     "choosing and accepting are in device_ms only",
     "device_ms": "whole rounds made by the device, with whatever it accepts of random drafts",
+    "predicted": "by the constants of `kilotok plan`, for the experts that were touched; floor: "
+    "bytes over the read rate, and hops",
 }
 
 
@@ -59,7 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tokens per round, at most --block (default: those of 6.3,5.6,4.3)",
     )
     group.add_argument(
-        "--dry-run", action="store_true", help="only print the memory needed; needs no GPU"
+        "--dry-run",
+        action="store_true",
+        help="only print the memory needed and the times predicted for an H200; needs no GPU",
     )
 
 
@@ -140,6 +146,10 @@ def measure(
         measured = _core.bench_synthetic(
             preset, rank_of, mode, list(rows), context, block, list(accept), dry_run=dry_run
         )
+        card = "h200" if dry_run else _card(measured["device"])
+        if card is not None:
+            shape = (preset, rank_of, list(rows), context, block, list(accept))
+            measured["predicted"] = _predicted(shape, mode, measured, card)
         results[mode] = measured if dry_run else _with_rates(measured)
     return {
         "kilotok": __version__,
@@ -148,6 +158,35 @@ def measure(
         "context": context,
         "modes": results,
         "notes": NOTES,
+    }
+
+
+def _card(device: str) -> str | None:
+    """Which of the planner's cards the driver's name means, if any."""
+    name = device.lower().replace(" ", "-")
+    return next((card for card in _CARDS if card in name), None)
+
+
+def _predicted(
+    shape: tuple[str, int, list[int], int, int, list[float]],
+    mode: str,
+    measured: dict[str, Any],
+    card: str,
+) -> dict[str, Any]:
+    """What the planner expects, with the experts that were touched where they are known."""
+    *_, rows, _, _, accept = shape
+    experts = [entry["experts_per_layer"] for entry in measured.get("passes", [])]
+    times = _core.plan_bench(*shape, experts=experts or None, gpu=card)
+    return {
+        "gpu": card,
+        "passes": [
+            {"rows": count, "floor_ms": one["floor"], "ms": one[mode]}
+            for count, one in zip(rows, times["passes"], strict=True)
+        ],
+        "rounds": [
+            {"accept": mean, "floor_ms": one["floor"], "ms": one[mode]}
+            for mean, one in zip(accept, times["rounds"], strict=False)
+        ],
     }
 
 
@@ -174,7 +213,7 @@ def render(result: dict[str, Any]) -> str:
     )
     measured = {mode: entry for mode, entry in result["modes"].items() if "passes" in entry}
     if not measured:
-        return "\n".join(lines)
+        return "\n".join([*lines, *_render_predicted(result)])
     rows: list[list[object]] = []
     rounds: list[list[object]] = []
     for mode, entry in measured.items():
@@ -215,8 +254,38 @@ def render(result: dict[str, Any]) -> str:
     if rounds:
         header = ["mode", "block", "draft ms", "verify ms", "accept", "round ms", "tokens/s"]
         lines += ["", table([*header, "device round ms"], rounds)]
+    lines += _render_predicted(result)
     lines += ["", *(f"{name}: {note}" for name, note in result["notes"].items())]
     return "\n".join(lines)
+
+
+def _render_predicted(result: dict[str, Any]) -> list[str]:
+    """Predicted beside measured, for passes and rounds."""
+    rows: list[list[object]] = []
+    for mode, entry in result["modes"].items():
+        if "predicted" not in entry:
+            continue
+        predicted = entry["predicted"]
+        passes = entry.get("passes", [])
+        rounds = (entry.get("rounds") or {}).get("forced", [])
+        for what, expected, found in (
+            ("rows", predicted["passes"], passes),
+            ("accept", predicted["rounds"], rounds),
+        ):
+            for i, one in enumerate(expected):
+                ms = found[i]["ms"] if i < len(found) else None
+                rows.append(
+                    [
+                        mode,
+                        f"{one[what]} rows" if what == "rows" else f"round, accept {one[what]}",
+                        f"{one['floor_ms']:.3f}",
+                        f"{one['ms']:.3f}",
+                        "-" if ms is None else f"{ms:.3f}",
+                        "-" if ms is None else f"{100 * (one['ms'] / ms - 1):+.1f} %",
+                    ]
+                )
+    header = ["mode", "", "floor ms", "predicted ms", "measured ms", "predicted off by"]
+    return ["", table(header, rows, numbers_from=2)] if rows else []
 
 
 def _list_of(kind: Callable[[str], Any]) -> Callable[[str], list[Any]]:

@@ -8,6 +8,7 @@ mod generate;
 mod inspect;
 mod logging;
 mod model;
+mod plan;
 mod serve;
 mod settings;
 mod tracing_export;
@@ -50,6 +51,8 @@ enum Command {
     Generate(Box<generate::Generate>),
     /// Describe a checkpoint without loading it.
     Inspect(inspect::Inspect),
+    /// Say what a model would cost on a GPU, from its configuration alone; 3 where it does not fit.
+    Plan(Box<plan::Plan>),
     /// Describe this machine and what would run on it.
     Doctor(doctor::Doctor),
 }
@@ -72,6 +75,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>, demo: Option<&Path>) -
         Command::BenchServe(bench) => bench.run(),
         Command::Generate(generate) => generate.run(demo),
         Command::Inspect(inspect) => inspect.run(demo),
+        Command::Plan(plan) => plan.run(demo),
         Command::Doctor(doctor) => Ok(doctor.run()),
     };
     outcome.unwrap_or_else(|error| {

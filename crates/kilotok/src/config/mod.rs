@@ -73,8 +73,19 @@ impl Texts {
         Ok(Self {
             model: read_text(&dir.join(FILE))?,
             generation: generation.exists().then(|| read_text(&generation)).transpose()?,
-            drafter: drafter.map(|drafter| read_text(&drafter.join(FILE))).transpose()?,
+            drafter: drafter.map(Self::drafter_of).transpose()?,
         })
+    }
+
+    /// The configuration `file`, whatever it is called, with nothing but the drafter's beside it.
+    pub(crate) fn of_file(file: &Path, drafter: Option<&Path>) -> Result<Self> {
+        let drafter = drafter.map(Self::drafter_of).transpose()?;
+        Ok(Self { model: read_text(file)?, generation: None, drafter })
+    }
+
+    /// The configuration of the drafter in `dir`.
+    pub(crate) fn drafter_of(dir: &Path) -> Result<String> {
+        read_text(&dir.join(FILE))
     }
 }
 

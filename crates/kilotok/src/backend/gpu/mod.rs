@@ -10,6 +10,7 @@ mod errors;
 mod executor;
 mod load;
 mod lower;
+pub mod outline;
 pub mod synthetic;
 mod validate;
 

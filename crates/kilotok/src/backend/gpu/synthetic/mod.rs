@@ -23,6 +23,7 @@ use crate::config::presets;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::testing::{Formats, hollow_model};
+pub(super) use rank::share;
 use timing::Bench;
 
 const PAGE_SIZE: usize = 16;
@@ -143,7 +144,7 @@ impl Synthetic {
             let names: Vec<&str> = presets::ALL.iter().map(|preset| preset.name).collect();
             Error::invalid("preset", format!("{:?}, expected one of {names:?}", self.preset))
         })?;
-        let spec = rank::share(preset.spec()?, self.rank_of)?;
+        let spec = share(preset.spec()?, self.rank_of)?;
         Ok(hollow_model(spec, Self::formats(&self.preset)))
     }
 
@@ -151,7 +152,7 @@ impl Synthetic {
         if preset.starts_with("gpt-oss") { Formats::gpt_oss() } else { Formats::mimo_fp4() }
     }
 
-    fn limits(&self) -> Limits {
+    pub(crate) fn limits(&self) -> Limits {
         let positions = self.context + (ROUNDS as usize + 2) * abi::ROWS;
         let pages = positions.div_ceil(PAGE_SIZE);
         Limits {

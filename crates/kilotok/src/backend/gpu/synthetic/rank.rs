@@ -8,7 +8,7 @@ use crate::spec::{MlpSpec, ModelSpec, QkvLayout};
 ///
 /// # Errors
 /// [`Error::InvalidRequest`] naming what `ranks` does not divide.
-pub(super) fn share(mut spec: ModelSpec, ranks: usize) -> Result<ModelSpec> {
+pub(in crate::backend::gpu) fn share(mut spec: ModelSpec, ranks: usize) -> Result<ModelSpec> {
     let divide = |what: &str, value: &mut usize| {
         if ranks == 0 || *value % ranks != 0 {
             let reason = format!("{ranks} ranks do not divide {what} of {}: {value}", spec.family);

@@ -2,6 +2,8 @@
 
 use kilotok_kernels::abi::program as abi;
 
+use super::super::outline::{OpWork, PassShape, of_line};
+
 /// What a pass is, as far as its bytes depend on it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load<'a> {
@@ -12,48 +14,13 @@ pub(super) struct Load<'a> {
     pub(super) experts: &'a [u64],
 }
 
-/// Bytes that `ops` have to read at least once: whole matrices, the experts that rows were routed to,
-/// rows of the embedding, visible keys and values. Activations are left out: they stay in the cache.
+/// Bytes that `ops` have to read at least once, as [`OpWork::bytes`] counts them.
 pub(super) fn bytes_needed(ops: &[abi::Op], load: Load<'_>) -> u64 {
-    let Load { rows, context, experts } = load;
-    let (mut ups, mut downs) = (experts.iter(), experts.iter());
-    let visible = |window: u32| match u64::from(window) {
-        0 => context + rows,
-        window => (context + rows).min(window + rows - 1),
+    let pass = PassShape::of_one(load.rows, load.context);
+    let (mut ups, mut downs) = (load.experts.iter(), load.experts.iter());
+    let of = |op: OpWork| {
+        let counts = if matches!(op, OpWork::MoeUp(_)) { &mut ups } else { &mut downs };
+        op.bytes(pass, |_| counts.next().copied().unwrap_or(0) as f64) as u64
     };
-    let biases = |address: u64, matrix: &abi::Matrix| {
-        if address == 0 { 0 } else { u64::from(matrix.tiles) * 32 * 4 }
-    };
-    let of = |op: &abi::Op| match op.kind {
-        abi::OP_EMBED => rows * u64::from(op.payload::<abi::Embed>().width) * 2,
-        abi::OP_LINEAR => {
-            let linear: abi::Linear = op.payload();
-            linear.weights.expert_bytes + biases(linear.bias, &linear.weights)
-        }
-        abi::OP_ROUTER => {
-            let router: abi::Router = op.payload();
-            let each = if router.format == abi::F32 { 4 } else { 2 };
-            u64::from(router.experts) * u64::from(router.width) * each
-        }
-        abi::OP_MOE_UP => {
-            let up: abi::MoeUp = op.payload();
-            let each = up.weights.expert_bytes + biases(up.bias, &up.weights);
-            ups.next().copied().unwrap_or(0) * each
-        }
-        abi::OP_MOE_DOWN => {
-            let down: abi::MoeDown = op.payload();
-            let each = down.weights.expert_bytes + biases(down.bias, &down.weights);
-            downs.next().copied().unwrap_or(0) * each
-        }
-        abi::OP_ATTENTION => {
-            let a: abi::Attention = op.payload();
-            visible(a.window) * u64::from(a.kv_heads) * u64::from(a.qk_dim + a.v_dim) * 2
-        }
-        abi::OP_DRAFT_ATTENTION => {
-            let a: abi::DraftAttention = op.payload();
-            visible(a.window) * u64::from(a.kv_heads) * u64::from(2 * a.dim) * 2
-        }
-        _ => 0,
-    };
-    ops.iter().map(of).sum()
+    of_line(ops).into_iter().map(of).sum()
 }
