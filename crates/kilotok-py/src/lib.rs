@@ -21,6 +21,7 @@ mod options;
 mod planning;
 mod process;
 mod program;
+mod replay;
 mod stream;
 mod synthetic;
 mod taps;
@@ -52,6 +53,8 @@ mod _core {
     use super::planning::{plan, plan_bench};
     #[pymodule_export]
     use super::program::run_program;
+    #[pymodule_export]
+    use super::replay::{GpuProgram, gpu_program};
     #[pymodule_export]
     use super::stream::{Event, TokenStream};
     #[pymodule_export]

@@ -11,7 +11,6 @@ mod mxfp4_step;
 mod order;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
 pub(crate) mod unpack;
 
 use std::ops::Range;

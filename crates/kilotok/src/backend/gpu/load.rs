@@ -111,7 +111,7 @@ fn upload(
             uploader.send(address + sent, bytes).map_err(loading)?;
             sent += bytes as u64;
             if let Some(report) = &mut progress {
-                let file = content.name().to_owned();
+                let file = content.name().unwrap_or("vectors").to_owned();
                 report(Progress { bytes_done: bytes_done + sent, bytes_total, file });
             }
         }

@@ -11,13 +11,13 @@ mod executor;
 mod load;
 mod lower;
 pub mod outline;
+pub mod replay;
 pub mod synthetic;
 mod validate;
+mod vm;
 
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod vm;
 
 pub use device::Device;
 pub use executor::{GpuConfig, GpuExecutor};

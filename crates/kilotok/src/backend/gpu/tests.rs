@@ -210,5 +210,18 @@ fn what_the_device_cannot_run_is_refused_by_name() {
     if let Some(drafter) = &mut twice.drafter {
         drafter.taps = vec![1, 6, 6];
     }
-    assert!(refusal(&hollow_model(twice, Formats::gpt_oss())).contains("layer 6"));
+    assert!(refusal(&hollow_model(twice.clone(), Formats::gpt_oss())).contains("layer 6"));
+    // A tap's filling would end up on what was written before.
+    let mut shuffled = twice;
+    shuffled.hidden = 2872;
+    if let Some(drafter) = &mut shuffled.drafter {
+        (drafter.hidden, drafter.taps) = (2872, vec![6, 1]);
+    }
+    for layer in &mut shuffled.layers {
+        if let crate::MlpSpec::Moe(moe) = &mut layer.mlp {
+            moe.inter = 2880;
+        }
+    }
+    let formats = Formats { experts: Stored::Bf16, ..Formats::gpt_oss() };
+    assert!(refusal(&hollow_model(shuffled, formats)).contains("[6, 1]"));
 }

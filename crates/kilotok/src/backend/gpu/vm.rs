@@ -1,5 +1,10 @@
 //! Runs op records on the host, one op after the other, from nothing but what `program.h` says of
-//! them: what the device has to compute, and a second reader of every record.
+//! them: what the device has to compute, and a second reader of every record. Nothing but
+//! [`super::replay`] and tests uses it; records that point outside of the memory make it panic.
+#![expect(
+    clippy::unwrap_used,
+    reason = "records were validated, or are broken on purpose by who catches panics"
+)]
 
 mod attention;
 mod dense;
@@ -70,7 +75,7 @@ impl Vm {
         (component, (address - IMAGINED[component]) as usize)
     }
 
-    fn bytes(&self, address: u64, len: usize) -> &[u8] {
+    pub(super) fn bytes(&self, address: u64, len: usize) -> &[u8] {
         let (component, at) = Self::place(address);
         &self.memory[component][at..at + len]
     }
@@ -78,6 +83,19 @@ impl Vm {
     fn bytes_mut(&mut self, address: u64, len: usize) -> &mut [u8] {
         let (component, at) = Self::place(address);
         &mut self.memory[component][at..at + len]
+    }
+
+    /// Everything but weights.
+    #[cfg(test)]
+    pub(super) fn activations(&self) -> Vec<Vec<u8>> {
+        self.memory[1..].to_vec()
+    }
+
+    #[cfg(test)]
+    pub(super) fn set_activations(&mut self, memory: Vec<Vec<u8>>) {
+        for (to, from) in self.memory[1..].iter_mut().zip(memory) {
+            *to = from;
+        }
     }
 
     fn values<T: Shared>(&self, address: u64, count: usize) -> Vec<T> {
@@ -133,7 +151,18 @@ impl Vm {
         self.command.pass.rows as usize
     }
 
-    fn run_op(&mut self, op: &abi::Op) {
+    /// The command as it is now, after ops that change its pass and its runs.
+    pub(super) fn command(&self) -> &abi::Command {
+        &self.command
+    }
+
+    /// Takes over a command without running it.
+    pub(super) fn set_command(&mut self, command: &abi::Command) {
+        self.command = *command;
+        self.told.clear();
+    }
+
+    pub(super) fn run_op(&mut self, op: &abi::Op) {
         match op.kind {
             abi::OP_EMBED => self.embed(&op.payload()),
             abi::OP_ROPE => self.rope(&op.payload()),
@@ -150,7 +179,7 @@ impl Vm {
             abi::OP_DRAFT_CHOOSE => self.choose(&op.payload(), false),
             abi::OP_LAY_OUT => self.lay_out(&op.payload()),
             abi::OP_ACCEPT => self.accept(op.payload()),
-            kind => panic!("kind {kind}"),
+            kind => panic!("there is no op of kind {kind}"),
         }
     }
 }

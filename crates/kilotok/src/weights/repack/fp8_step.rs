@@ -13,7 +13,6 @@ const fn join(low: u8, high: u8) -> u32 {
 }
 
 /// Both elements of half a word.
-#[cfg(test)]
 pub(super) const fn split(half: u16) -> (u8, u8) {
     let low = (half >> 15) << 7 | (half >> 4) & 0x7f;
     let high = (half >> 11 & 1) << 7 | (half >> 12 & 7) << 4 | half & 15;

@@ -1,4 +1,4 @@
-//! Packed bytes read back the way a warp reads them, for tests.
+//! Packed bytes read back the way a warp reads them.
 
 use super::fp8_step::split;
 use super::{StepFormat, StepShape};
@@ -24,7 +24,7 @@ pub(super) fn code_of(bf16: u16) -> u8 {
 }
 
 fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap())
+    u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
 }
 
 /// PTX ISA, mma.m16n8k16: register a(r) of lane l is row l / 4 or that + 8, elements 2 (l % 4) or

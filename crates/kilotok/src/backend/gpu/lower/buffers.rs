@@ -96,7 +96,7 @@ impl Buffers {
         this.logits = at(exchange("logits", rows * logits * 4), logits);
         this.best = exchange("best", blocks as usize * rows * 8);
         if let Some(drafter) = &spec.drafter {
-            check_taps(&drafter.taps)?;
+            check_taps(&drafter.taps, hidden)?;
             let taps = input_stride(drafter.taps.len() * hidden);
             this.taps = at(exchange("taps", rows * taps * 2), taps);
             this.draft_best = exchange("draft best", blocks as usize * rows * 8);
@@ -230,12 +230,19 @@ fn rotation(place: &mut Placer, name: &str, rope: &RopeSpec) -> abi::Rope {
     }
 }
 
-/// A residual is copied to one tap at most.
-fn check_taps(taps: &[usize]) -> Result<()> {
-    match taps.iter().enumerate().find(|(i, tap)| taps[..*i].contains(tap)) {
-        Some((_, tap)) => {
-            Err(Error::model_format("drafter", format!("layer {tap} is tapped more than once")))
-        }
-        None => Ok(()),
+/// A residual is copied to one tap at most, as whole tiles: where the last one is not full, its end
+/// lies under the beginning of the next tap, which has to be written later.
+fn check_taps(taps: &[usize], hidden: usize) -> Result<()> {
+    let twice = taps.iter().enumerate().find(|(i, tap)| taps[..*i].contains(tap));
+    if let Some((_, tap)) = twice {
+        return Err(Error::model_format(
+            "drafter",
+            format!("layer {tap} is tapped more than once"),
+        ));
     }
+    if hidden % TILE_ROWS != 0 && !taps.is_sorted() {
+        let reason = format!("taps {taps:?} of {hidden} elements are in no order for the GPU");
+        return Err(Error::model_format("drafter", reason));
+    }
+    Ok(())
 }

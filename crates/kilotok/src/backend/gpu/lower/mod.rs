@@ -45,6 +45,8 @@ pub(super) struct Stretches {
 /// A model lowered: what to run, and what has to lie where before that.
 #[derive(Debug)]
 pub(super) struct Lowered<'m> {
+    pub(super) model: &'m Model,
+    pub(super) limits: Limits,
     pub(super) ops: Vec<abi::Op>,
     pub(super) stretches: Stretches,
     pub(super) uploads: Vec<Upload<'m>>,
@@ -154,6 +156,8 @@ pub(super) fn lower(
     let (sizes, regions) = arena.finish();
     let stretches = Stretches { target, context, draft, round, plain_round };
     Ok(Lowered {
+        model,
+        limits,
         ops,
         stretches,
         uploads,

@@ -38,11 +38,11 @@ pub(in crate::backend::gpu) struct Upload<'m> {
 
 impl Content<'_> {
     /// What is copied, as far as it has a name.
-    pub(in crate::backend::gpu) fn name(&self) -> &str {
+    pub(in crate::backend::gpu) fn name(&self) -> Option<&str> {
         match self {
-            Self::Steps(packing) | Self::Bias(packing, _) => packing.name(),
-            Self::Rows(name, _) => name,
-            Self::Floats(_) | Self::Doubles(_) => "vectors",
+            Self::Steps(packing) | Self::Bias(packing, _) => Some(packing.name()),
+            Self::Rows(name, _) => Some(name),
+            Self::Floats(_) | Self::Doubles(_) => None,
         }
     }
 

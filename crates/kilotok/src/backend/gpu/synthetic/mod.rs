@@ -148,7 +148,7 @@ impl Synthetic {
         Ok(hollow_model(spec, Self::formats(&self.preset)))
     }
 
-    fn formats(preset: &str) -> Formats {
+    pub(super) fn formats(preset: &str) -> Formats {
         if preset.starts_with("gpt-oss") { Formats::gpt_oss() } else { Formats::mimo_fp4() }
     }
 

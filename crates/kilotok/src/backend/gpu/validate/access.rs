@@ -8,6 +8,8 @@ use kilotok_kernels::abi::program as abi;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     Read,
+    /// Reads what a line without drafting before it does not look at.
+    ReadIfDrafted,
     Write,
     /// Reads and writes each element in the same thread.
     Update,
@@ -20,11 +22,30 @@ pub(super) struct Access {
     pub(super) mode: Mode,
 }
 
+impl Access {
+    pub(super) fn writes(&self) -> bool {
+        matches!(self.mode, Mode::Write | Mode::Update)
+    }
+}
+
 const ROWS: u64 = abi::ROWS as u64;
 const PAIRS: u64 = abi::PAIRS as u64;
 
+/// What is not in an op's record.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Around {
+    /// Of the grid.
+    pub(super) blocks: u64,
+    pub(super) slots: u64,
+    pub(super) pages: u64,
+    pub(super) vocab: u64,
+    /// Experts of the `moe_up` right before; 0 where there is none.
+    pub(super) experts: u64,
+}
+
 /// Collects accesses of one op; the first impossible extent wins.
 struct List {
+    around: Around,
     all: Vec<Access>,
     error: Option<String>,
 }
@@ -82,6 +103,9 @@ impl List {
         });
         self.require(steps > 0 && m.chunk_steps > 0, || "`weights`: no steps".into());
         let chunks = steps.div_ceil(u64::from(m.chunk_steps.max(1)));
+        // Streaming warps and math warps walk a chunk at paces that meet every 256 columns.
+        let is_whole = u64::from(m.chunk_steps) * cols % 256 == 0;
+        self.require(is_whole, || format!("`weights`: chunks of {} steps", m.chunk_steps));
         self.require(chunks <= 24, || format!("`weights`: {chunks} chunks, at most 24"));
         self.read("weights", m.steps, each * experts.max(1));
         steps * cols
@@ -116,8 +140,9 @@ impl List {
 }
 
 /// Everything that `op` touches, or why its record makes no sense.
-pub(super) fn accesses(op: &abi::Op, blocks: u32) -> Result<Vec<Access>, String> {
-    let mut list = List { all: Vec::new(), error: None };
+pub(super) fn accesses(op: &abi::Op, around: Around) -> Result<Vec<Access>, String> {
+    let mut list = List { around, all: Vec::new(), error: None };
+    let blocks = around.blocks;
     match op.kind {
         abi::OP_EMBED => embed(&mut list, &op.payload()),
         abi::OP_ROPE => {
@@ -138,16 +163,19 @@ pub(super) fn accesses(op: &abi::Op, blocks: u32) -> Result<Vec<Access>, String>
             let choose: abi::Choose = op.payload();
             let (vocab, stride) = (u64::from(choose.vocab), u64::from(choose.stride));
             list.rows(("logits", Mode::Read), choose.logits, (ROWS, vocab, stride), 4);
-            list.add("best", choose.best, u64::from(blocks) * ROWS * 8, Mode::Write);
+            list.add("best", choose.best, blocks * ROWS * 8, Mode::Write);
         }
         abi::OP_LAY_OUT => {
             let lay_out: abi::LayOut = op.payload();
-            // Rows come from the runs; drafted tokens are looked at where there are some.
             list.require(u64::from(lay_out.rows) <= ROWS, || format!("{} rows", lay_out.rows));
+            // Drafted tokens are looked at where there are some.
+            if lay_out.is_draft == 0 && lay_out.rows > 0 && lay_out.best != 0 {
+                list.add("best", lay_out.best, blocks * ROWS * 8, Mode::ReadIfDrafted);
+            }
         }
         abi::OP_ACCEPT => {
             let accept: abi::Accept = op.payload();
-            list.read("best", accept.best, u64::from(blocks) * ROWS * 8);
+            list.read("best", accept.best, blocks * ROWS * 8);
         }
         other => return Err(format!("kind {other} is unknown")),
     }
@@ -160,7 +188,7 @@ pub(super) fn accesses(op: &abi::Op, blocks: u32) -> Result<Vec<Access>, String>
 fn embed(list: &mut List, embed: &abi::Embed) {
     let width = u64::from(embed.width);
     list.require(width <= u64::from(embed.tiles) * 32, || "`width`: more than its tiles".into());
-    list.read("embedding", embed.embedding, width * 2);
+    list.read("embedding", embed.embedding, list.around.vocab * width * 2);
     list.maybe_read("mask", embed.mask, width * 4);
     list.residual(&abi::Residual { fresh: 1, ..embed.to }, embed.tiles);
     list.require(embed.to.fresh == 1, || "`to.fresh`: an embedding is added to nothing".into());
@@ -199,16 +227,16 @@ fn attention(list: &mut List, a: &abi::Attention) {
     list.rows(("out", Mode::Write), a.out, (ROWS, heads * v_dim, u64::from(a.out_stride)), 2);
     list.maybe_read("sinks", a.sinks, heads * 4);
     list.read("rotations", a.rotations, ROWS * u64::from(a.pairs) * 8);
-    let block = u64::from(a.positions) * kv_heads;
+    let blocks = if a.page_table == 0 { list.around.slots } else { list.around.pages };
+    let block = blocks * u64::from(a.positions) * kv_heads;
     list.add("keys", a.keys, block * qk_dim * 2, Mode::Update);
     list.add("values", a.values, block * v_dim * 2, Mode::Update);
     if a.page_table == 0 {
-        let enough = a.window > 0 && a.positions as usize >= a.window as usize - 1 + abi::ROWS;
-        list.require(enough, || {
-            format!("`positions`: a ring of {} for a window of {}", a.positions, a.window)
-        });
+        ring(list, a.positions, a.window);
+        list.require(a.window > 0, || "`positions`: a ring without a window".into());
     } else {
-        list.read("page_table", a.page_table, u64::from(a.max_pages) * 4);
+        let table = list.around.slots * u64::from(a.max_pages) * 4;
+        list.read("page_table", a.page_table, table);
     }
     chunks(list, a.max_chunks);
     let bytes =
@@ -216,6 +244,14 @@ fn attention(list: &mut List, a: &abi::Attention) {
     if bytes > 0 {
         list.add("scratch", a.scratch, bytes as u64, Mode::Write);
     }
+}
+
+/// A ring holds the visible keys of the first row of a pass and all rows behind it, rejected ones
+/// included, in whole tiles of attention.
+fn ring(list: &mut List, positions: u32, window: u32) {
+    const TILE: u32 = 64;
+    let enough = positions as usize + 1 >= window as usize + abi::ROWS && positions % TILE == 0;
+    list.require(enough, || format!("`positions`: a ring of {positions} for a window of {window}"));
 }
 
 fn chunks(list: &mut List, max_chunks: u32) {
@@ -270,10 +306,10 @@ fn moe_up(list: &mut List, up: &abi::MoeUp) {
 }
 
 fn moe_down(list: &mut List, down: &abi::MoeDown) {
-    // How many experts there are is not in this record: the first one stands for all.
-    let cols = list.matrix(&down.weights, 1);
+    let experts = list.around.experts;
+    let cols = list.matrix(&down.weights, experts);
     list.input("hidden", down.hidden, PAIRS, cols, down.hidden_stride);
-    list.maybe_read("bias", down.bias, u64::from(down.weights.tiles) * 32 * 4);
+    list.maybe_read("bias", down.bias, experts.max(1) * u64::from(down.weights.tiles) * 32 * 4);
     list.read("routes", down.routes, size_of::<abi::Routes>() as u64);
     list.residual(&down.to, down.weights.tiles);
 }
@@ -284,18 +320,15 @@ fn draft_attention(list: &mut List, a: &abi::DraftAttention) {
     let width = (heads + 2 * kv_heads) * dim;
     list.rows(("qkv", Mode::Read), a.qkv, (ROWS, width, u64::from(a.qkv_stride)), 4);
     list.rows(("out", Mode::Write), a.out, (ROWS, heads * dim, u64::from(a.out_stride)), 2);
-    let ring = u64::from(a.positions) * kv_heads * dim * 2;
-    list.read("keys", a.keys, ring);
-    list.read("values", a.values, ring);
+    let cache = list.around.slots * u64::from(a.positions) * kv_heads * dim * 2;
+    list.read("keys", a.keys, cache);
+    list.read("values", a.values, cache);
     list.add("block", a.block, 2 * kv_heads * ROWS * dim * 2, Mode::Write);
     list.read("q_norm", a.q_norm, dim * 4);
     list.read("k_norm", a.k_norm, dim * 4);
     list.maybe_read("sinks", a.sinks, heads * 4);
     list.read("rotations", a.rotations, ROWS * u64::from(a.pairs) * 8);
-    let enough = a.window == 0 || a.positions as usize >= a.window as usize - 1 + abi::ROWS;
-    list.require(enough, || {
-        format!("`positions`: a ring of {} for a window of {}", a.positions, a.window)
-    });
+    ring(list, a.positions, a.window);
     chunks(list, a.max_chunks);
     let bytes =
         abi::attention_scratch_bytes(a.heads as usize, a.dim as usize, a.max_chunks as usize);
@@ -308,9 +341,9 @@ fn draft_context(list: &mut List, c: &abi::DraftContext) {
     let (kv_heads, dim) = (u64::from(c.kv_heads), u64::from(c.dim));
     let width = 2 * kv_heads * dim;
     list.rows(("kv", Mode::Read), c.kv, (ROWS, width, u64::from(c.kv_stride)), 4);
-    let ring = u64::from(c.positions) * kv_heads * dim * 2;
-    list.add("keys", c.keys, ring, Mode::Update);
-    list.add("values", c.values, ring, Mode::Update);
+    let cache = list.around.slots * u64::from(c.positions) * kv_heads * dim * 2;
+    list.add("keys", c.keys, cache, Mode::Update);
+    list.add("values", c.values, cache, Mode::Update);
     list.read("k_norm", c.k_norm, dim * 4);
     list.read("rotations", c.rotations, ROWS * u64::from(c.pairs) * 8);
 }
