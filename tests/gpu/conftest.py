@@ -1,8 +1,13 @@
 """GPU tests need a GPU and a build with kernels; elsewhere they are skipped with the reason."""
 
+import sys
+from pathlib import Path
+
 import pytest
 
 from kilotok import _core
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture(scope="session")
