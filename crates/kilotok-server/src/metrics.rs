@@ -204,6 +204,14 @@ impl Metrics {
                 stats.pages_cached as f64,
             );
             line("kilotok:pages", "gauge", "Cache pages in all.", stats.pages_total as f64);
+            if let Some(fraction) = stats.ceiling_fraction {
+                line(
+                    "kilotok:ceiling_fraction",
+                    "gauge",
+                    "Share of the memory's bandwidth that the last rounds reached, 0 to 1.",
+                    fraction,
+                );
+            }
             let usage = stats.pages_used as f64 / stats.pages_total.max(1) as f64;
             line(
                 "vllm:kv_cache_usage_perc",

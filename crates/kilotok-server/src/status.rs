@@ -73,6 +73,7 @@ fn describe(app: &App, engine: &TextEngine, report: &mut Value) {
     report["rounds"] = stats.rounds.into();
     report["speculation"] = speculation(&stats);
     report["plain_step_ms"] = stats.plain_step_ms.into();
+    report["ceiling_fraction"] = stats.ceiling_fraction.into();
     report["warning"] = stats.warning.into();
 }
 

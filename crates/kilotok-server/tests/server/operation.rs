@@ -221,6 +221,45 @@ async fn a_quiet_stream_carries_comments() {
     assert!(!reply.events().is_empty());
 }
 
+/// A backend that says what it reached of its memory's ceiling.
+struct Measuring(Box<dyn Backend>);
+
+impl Backend for Measuring {
+    fn limits(&self) -> Limits {
+        self.0.limits()
+    }
+
+    fn open(&mut self, slot: Slot, sequence: SequenceInit) -> Result<()> {
+        self.0.open(slot, sequence)
+    }
+
+    fn close(&mut self, slot: Slot) {
+        self.0.close(slot);
+    }
+
+    fn ceiling_fraction(&self) -> Option<f64> {
+        Some(0.625)
+    }
+
+    fn run(&mut self, plan: &[Work], max_rounds: u32, report: &mut Report) -> Result<()> {
+        self.0.run(plan, max_rounds, report)
+    }
+}
+
+#[tokio::test]
+async fn the_share_of_the_ceiling_is_shown_where_it_is_measured() {
+    let measuring = engine_over(Box::new(Measuring(sim(Duration::ZERO))));
+    let measuring = Server::over(ServerConfig::named("sim"), measuring);
+    for (server, fraction) in [(&measuring, json!(0.625)), (&Server::quick(), json!(null))] {
+        server.post("/v1/completions", &json!({"prompt": "x", "max_tokens": 8})).await.ok();
+        assert_eq!(server.get("/status").await.ok()["ceiling_fraction"], fraction);
+        let metrics = server.get("/metrics").await.text;
+        let line = "kilotok:ceiling_fraction{model_name=\"sim\"} 0.625\n";
+        assert_eq!(metrics.contains(line), !fraction.is_null(), "{metrics}");
+        assert_eq!(metrics.contains("kilotok:ceiling_fraction"), !fraction.is_null());
+    }
+}
+
 #[tokio::test]
 async fn metrics_are_prometheus_text() {
     let server = Server::quick();

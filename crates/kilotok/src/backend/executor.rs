@@ -95,6 +95,11 @@ pub trait Executor: Send {
     /// Drafts per block at most; 0 without a drafter.
     fn max_drafts(&self) -> usize;
 
+    /// As [`Backend::ceiling_fraction`](super::Backend::ceiling_fraction), of the last `verify`.
+    fn ceiling_fraction(&self) -> Option<f64> {
+        None
+    }
+
     /// Gives a slot its pages and forgets whatever the slot held before.
     fn set_pages(&mut self, slot: Slot, pages: &[Page]);
 

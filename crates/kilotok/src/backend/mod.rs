@@ -244,6 +244,12 @@ pub trait Backend: Send {
         Err(no_update())
     }
 
+    /// What the last run reached of the memory's ceiling: bytes its rounds had to read over what
+    /// the memory can deliver in the same time, 0 to 1. `None` where that is not measured.
+    fn ceiling_fraction(&self) -> Option<f64> {
+        None
+    }
+
     /// Runs up to `max_rounds` rounds of the plan and fills `report` (cleared first). Returns
     /// early when a sequence ends or the host asks. A slot stands in a plan at most once; all
     /// rows of a round together are at most [`Limits::max_rows`].

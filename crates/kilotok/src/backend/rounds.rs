@@ -311,6 +311,10 @@ impl<E: Executor> Backend for Rounds<E> {
         self.executor.weighs_drafts()
     }
 
+    fn ceiling_fraction(&self) -> Option<f64> {
+        self.executor.ceiling_fraction()
+    }
+
     fn has_own_rounds(&self) -> bool {
         self.executor.max_runs(false) > 0
     }

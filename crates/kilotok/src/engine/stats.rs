@@ -42,6 +42,9 @@ pub struct Stats {
     pub speculative_rounds: u64,
     /// Milliseconds of a plain step of one sequence, as last measured; 0 if never.
     pub plain_step_ms: f64,
+    /// Share of the memory's ceiling that the last run reached, 0 to 1; `None` where the backend
+    /// does not measure it.
+    pub ceiling_fraction: Option<f64>,
     /// Law 8's warning, if it was raised.
     pub warning: Option<String>,
 }
@@ -66,6 +69,8 @@ pub(super) struct Shared {
     pub(super) accepted: AtomicU64,
     pub(super) speculative_rounds: AtomicU64,
     pub(super) plain_step_us: AtomicU64,
+    /// Bits of an `f64`, not a number while nothing was measured.
+    ceiling_fraction: AtomicU64,
     pub(super) warning: Mutex<Option<String>>,
 }
 
@@ -89,8 +94,13 @@ impl Shared {
             accepted: AtomicU64::new(0),
             speculative_rounds: AtomicU64::new(0),
             plain_step_us: AtomicU64::new(0),
+            ceiling_fraction: AtomicU64::new(f64::NAN.to_bits()),
             warning: Mutex::new(None),
         }
+    }
+
+    pub(super) fn measured_ceiling(&self, fraction: Option<f64>) {
+        self.ceiling_fraction.store(fraction.unwrap_or(f64::NAN).to_bits(), Ordering::Relaxed);
     }
 
     /// Marks the engine dead; the first reason stays.
@@ -136,6 +146,8 @@ impl Shared {
             accepted: count(&self.accepted),
             speculative_rounds: count(&self.speculative_rounds),
             plain_step_ms: count(&self.plain_step_us) as f64 / 1e3,
+            ceiling_fraction: Some(f64::from_bits(count(&self.ceiling_fraction)))
+                .filter(|fraction| fraction.is_finite()),
             warning: self.warning.lock().clone(),
         }
     }

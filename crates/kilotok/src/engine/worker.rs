@@ -368,6 +368,7 @@ impl Worker {
         shared.drafted.fetch_add(drafted as u64, Ordering::Relaxed);
         let plain = self.cost.plain();
         shared.plain_step_us.store((plain * 1e6) as u64, Ordering::Relaxed);
+        shared.measured_ceiling(self.backend.ceiling_fraction());
         for progress in report.progress.iter().filter(|p| p.speculative) {
             shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
             shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);

@@ -1,13 +1,16 @@
 //! Passes and rounds on a device.
 
+mod ceiling;
 mod decode;
 
 use std::ops::Range;
+use std::time::Instant;
 
 use kilotok_gpu::GpuError;
 use kilotok_gpu::machine::{Machine, Mode};
 use kilotok_kernels::abi::program as abi;
 
+use self::ceiling::Ceiling;
 use super::device::Device;
 use super::errors::{loading, running};
 use super::load;
@@ -46,6 +49,7 @@ pub struct GpuExecutor<D: Device = Machine> {
     taps_width: usize,
     /// Share of a round's time that drafting and committing take, estimated by bytes.
     draft_share: f64,
+    ceiling: Ceiling,
     memory: Vec<(&'static str, usize)>,
     /// Rows of the last `verify`.
     rows: Vec<Row>,
@@ -75,10 +79,12 @@ impl GpuExecutor {
         let limits = config.limits;
         check::limits(limits)?;
         check::model(model)?;
+        // While the memory is still empty.
+        let rate = ceiling::measured(config.device);
         let (lowered, machine) = load::load(model, config, progress)?;
         let usage = machine.pool().usage();
         let memory = load::PURPOSES.into_iter().zip(usage.map(|(_, bytes)| bytes as usize));
-        Self::with_device(model, limits, lowered, machine, memory.collect()).map_err(loading)
+        Self::with_device(model, limits, lowered, machine, memory.collect(), rate).map_err(loading)
     }
 
     /// How ops are run.
@@ -101,19 +107,22 @@ impl GpuExecutor {
 }
 
 impl<D: Device> GpuExecutor<D> {
-    /// An executor over a device that has everything of `lowered` in its memory.
+    /// An executor over a device that has everything of `lowered` in its memory, which delivers
+    /// `rate` bytes per second.
     pub(super) fn with_device(
         model: &Model,
         limits: Limits,
         lowered: Lowered<'_>,
         machine: D,
         memory: Vec<(&'static str, usize)>,
+        rate: Option<f64>,
     ) -> Result<Self, GpuError> {
         let spec = &model.spec;
         let stride = lowered.buffers.logits.stride as usize;
         let choices = lowered.blocks as usize * abi::ROWS;
         Ok(Self {
             draft_share: lowered.draft_share(),
+            ceiling: Ceiling::new(&lowered, rate),
             memory,
             limits,
             stretches: lowered.stretches,
@@ -192,7 +201,9 @@ impl<D: Device> GpuExecutor<D> {
         }
         let skip = if wants_logits { 0 } else { abi::FLAG_LOGITS };
         let command = abi::Command { pass: Self::pass(rows), ..Self::command(stretch, skip) };
+        let started = Instant::now();
         self.machine.run(&command)?;
+        self.ceiling.observe(self.ceiling.pass, started.elapsed());
         let Rows { address, stride } = self.buffers.logits;
         let stride = stride as usize;
         let mut row = 0;
@@ -265,6 +276,10 @@ impl<D: Device> Executor for GpuExecutor<D> {
     /// A block is one pass: longer ones are cut.
     fn max_drafts(&self) -> usize {
         self.block_rows.saturating_sub(1)
+    }
+
+    fn ceiling_fraction(&self) -> Option<f64> {
+        self.ceiling.reached()
     }
 
     /// Rings are not cleared: a position is visible only after this sequence has written it.

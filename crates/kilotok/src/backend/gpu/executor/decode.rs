@@ -1,5 +1,7 @@
 //! Rounds that the device makes by itself.
 
+use std::time::Instant;
+
 use kilotok_gpu::GpuError;
 use kilotok_kernels::abi::program as abi;
 
@@ -38,7 +40,9 @@ impl<D: Device> GpuExecutor<D> {
                 stops: run.stops,
             };
         }
+        let (started, before) = (Instant::now(), out.len());
         self.machine.run(&command)?;
+        let took = started.elapsed();
         self.machine.rounds(&mut |round| {
             out.push(DecodedRound {
                 run: round.run as usize,
@@ -53,6 +57,9 @@ impl<D: Device> GpuExecutor<D> {
                 },
             });
         });
+        let rounds = (out.len() - before) / runs.len().max(1);
+        let bytes = if drafts { self.ceiling.round } else { self.ceiling.plain_round };
+        self.ceiling.observe(bytes * rounds as f64, took);
         // Nothing of what a host pass left behind stands any more.
         self.is_committed = true;
         Ok(())

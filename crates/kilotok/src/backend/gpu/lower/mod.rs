@@ -65,13 +65,15 @@ pub(super) struct Lowered<'m> {
 impl Lowered<'_> {
     /// Share of a round's weights that drafting and committing read.
     pub(super) fn draft_share(&self) -> f64 {
-        let bytes = |line: &Stretch| -> f64 {
-            line.clone().filter_map(|op| self.ops.get(op as usize)).map(streamed_bytes).sum()
-        };
-        let (context, draft) = (&self.stretches.context, &self.stretches.draft);
-        let drafting = bytes(context) + bytes(draft);
-        let all = drafting + bytes(&self.stretches.target);
+        let Stretches { target, context, draft, .. } = &self.stretches;
+        let drafting = self.weight_bytes(context) + self.weight_bytes(draft);
+        let all = drafting + self.weight_bytes(target);
         if all > 0.0 { drafting / all } else { 0.0 }
+    }
+
+    /// Bytes of weights that a line of ops reads for one row.
+    pub(super) fn weight_bytes(&self, line: &Stretch) -> f64 {
+        line.clone().filter_map(|op| self.ops.get(op as usize)).map(streamed_bytes).sum()
     }
 }
 
