@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::{App, Drained, Hosts, Listener, LoadProgress, router, serve};
 use clap::Args;
@@ -38,6 +38,9 @@ impl Serve {
             .worker_threads(settings.io_threads.unwrap_or(cores.min(4)).clamp(1, 64))
             // Encoding prompts; more threads would only fight for the cores.
             .max_blocking_threads(cores.clamp(2, 16))
+            // Threads that come and go take their heaps from the allocator's many arenas in turn,
+            // and each of those keeps what it needed once.
+            .thread_keep_alive(Duration::from_secs(3600))
             .enable_all()
             .build()?;
         let outcome = runtime.block_on(run(settings, demo));
