@@ -9,8 +9,9 @@ function node(name, attributes, text) {
   return made;
 }
 
-/** A line through `values`, oldest first, from zero at the bottom. */
+/** A line through `values`, oldest first, from zero at the bottom; level where there is one. */
 export function line(svg, values) {
+  if (values.length === 1) values = [values[0], values[0]];
   const most = Math.max(1, ...values);
   const step = 100 / Math.max(1, values.length - 1);
   const points = values.map((value, i) => `${(i * step).toFixed(2)},${(38 - (36 * value) / most).toFixed(2)}`);

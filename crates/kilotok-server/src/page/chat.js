@@ -83,9 +83,10 @@ async function answer(signal) {
       if (last) {
         speed.finish(last.tokens_per_s);
         receipt(last);
+        const rate = last.tokens_per_s > 0 ? `, ${last.tokens_per_s.toFixed(0)} tok/s` : "";
         const tau = last.speculative_rounds > 0 ? `, tau ${last.tau.toFixed(2)}` : "";
         const first = last.ttft_ms.toFixed(last.ttft_ms < 10 ? 1 : 0);
-        keepingEnd(() => foot(message, `${last.tokens} tokens, ${last.tokens_per_s.toFixed(0)} tok/s, first after ${first} ms${tau}`));
+        keepingEnd(() => foot(message, `${last.tokens} tokens${rate}, first after ${first} ms${tau}`));
       }
     }
   } catch (error) {

@@ -7,10 +7,13 @@ const find = (id) => document.getElementById(id);
 const WINDOW_MS = 1000;
 const DRAW_EVERY_MS = 100;
 
+/** Rates of all replies, oldest first: a fast reply is over before there are two. */
+const rates = [];
+const MOST_RATES = 120;
+
 /** Follows the number of tokens of one reply and draws its rate. */
 export class Speed {
   #seen = [];
-  #rates = [];
   #drawn = 0;
 
   tokens(count) {
@@ -24,17 +27,17 @@ export class Speed {
     this.#show(((count - before) * 1000) / (now - from));
   }
 
-  /** The server's own measurement, once the reply is whole. */
+  /** The server's own measurement, once the reply is whole; 0 where all of it came at once. */
   finish(rate) {
-    this.#show(rate);
+    if (rate > 0) this.#show(rate);
   }
 
   #show(rate) {
     if (!Number.isFinite(rate)) return;
-    this.#rates.push(rate);
-    if (this.#rates.length > 120) this.#rates.shift();
+    rates.push(rate);
+    if (rates.length > MOST_RATES) rates.shift();
     find("rate").textContent = rate >= 100 ? Math.round(rate) : rate.toFixed(1);
-    if (this.#rates.length > 1) line(find("spark"), this.#rates);
+    line(find("spark"), rates);
   }
 }
 
@@ -59,7 +62,7 @@ export function receipt(numbers) {
   row(list, "Tokens", numbers.tokens);
   row(list, "Rounds", `${numbers.rounds}, ${numbers.speculative_rounds} with drafts`);
   if (numbers.speculative_rounds > 0) row(list, "Tokens a round, tau", numbers.tau.toFixed(2));
-  row(list, "Rate", `${numbers.tokens_per_s.toFixed(1)} tok/s`);
+  if (numbers.tokens_per_s > 0) row(list, "Rate", `${numbers.tokens_per_s.toFixed(1)} tok/s`);
   if (numbers.plain_step_ms > 0) row(list, "Plain step", ms(numbers.plain_step_ms));
   if (numbers.speedup > 0) row(list, "Speed-up by drafts", `${numbers.speedup.toFixed(2)} ×`);
   if (numbers.warning) row(list, "Warning", numbers.warning);
