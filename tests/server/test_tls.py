@@ -1,5 +1,7 @@
 """HTTPS: a certificate, its key, and what is refused."""
 
+import json
+import os
 import shutil
 import socket
 import ssl
@@ -21,7 +23,8 @@ def certificate(tmp_path_factory):
     paths = folder / "cert.pem", folder / "key.pem"
     options = "-x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=test"
     files = ["-out", paths[0], "-keyout", paths[1]]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1"]
+    # What is an authority cannot be a server's certificate, some clients hold.
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=CA:FALSE"]
     subprocess.run(
         ["openssl", "req", *options.split(), *names, *files], check=True, capture_output=True
     )
@@ -58,6 +61,34 @@ def test_replies_and_streams_come_encrypted(start, certificate, version):
         assert b"200" not in plain.recv(1000)
     assert httpx.get(f"{server.url}/live", verify=context).status_code == 200
     assert server.stop() == 0
+
+
+def test_load_is_sent_encrypted_to_servers_that_are_trusted(binary, start, certificate):
+    cert, key = certificate
+    context = ssl.create_default_context(cafile=str(cert))
+    server = start(
+        "--simulate", "500", "--tls-cert", str(cert), "--tls-key", str(key), verify=context
+    )
+
+    def bench(url, *arguments):
+        return subprocess.run(
+            [binary, "bench-serve", url, "--json", "--requests", "3", *arguments],
+            env=os.environ | {"KILOTOK_API_KEY": "test-key"},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    done = bench(server.url, "--ca-cert", str(cert))
+    assert json.loads(done.stdout)["requests"] == {"done": 3, "refused": 0, "failed": 0}
+    stranger = bench(server.url)
+    assert stranger.returncode == 1
+    assert "UnknownIssuer" in stranger.stderr
+    another = bench(server.url.replace("127.0.0.1", "localhost"), "--ca-cert", str(cert))
+    assert another.returncode == 1
+    assert "not valid for name" in another.stderr
+    assert "no certificate" in bench(server.url, "--ca-cert", str(key)).stderr
 
 
 def test_certificates_that_cannot_be_used_are_refused(binary, certificate, tmp_path):

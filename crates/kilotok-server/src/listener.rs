@@ -179,3 +179,19 @@ fn set_options(stream: &TcpStream) {
         tracing::debug!(%error, "TCP_NODELAY");
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn tokens_do_not_wait_for_each_other_on_the_way() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap());
+        let (accepted, _client) = tokio::join!(listener.accept(), client);
+        let stream = accepted.unwrap().0;
+        assert!(!stream.nodelay().unwrap());
+        set_options(&stream);
+        assert!(stream.nodelay().unwrap());
+    }
+}

@@ -1,9 +1,15 @@
 //! Reasoning and tool calls in chat.
 
+use std::sync::Arc;
+use std::time::Duration;
+
+use kilotok::engine::{Engine, EngineConfig, ModelInfo};
+use kilotok_server::ServerConfig;
+use kilotok_text::TextEngine;
 use serde_json::{Value, json};
 
 use crate::scripted::{BROKEN, EVERYTHING, saying};
-use crate::support::Server;
+use crate::support::{Server, VOCAB, demo, sim};
 
 fn ask(extra: &Value) -> Value {
     let tool = |name: &str| json!({"type": "function", "function": {"name": name, "parameters": {"type": "object"}}});
@@ -133,4 +139,35 @@ async fn tools_and_earlier_turns_reach_the_template() {
         "max_tokens": 3,
     });
     server.post("/v1/chat/completions", &history).await.ok();
+}
+
+#[tokio::test]
+async fn thoughts_of_earlier_turns_are_accepted_under_both_names() {
+    // The demo's own template leaves thoughts out.
+    let directory = std::env::temp_dir().join(format!("kilotok-thoughts-{}", std::process::id()));
+    std::fs::create_dir_all(&directory).unwrap();
+    std::fs::copy(demo().join("tokenizer.json"), directory.join("tokenizer.json")).unwrap();
+    let config = std::fs::read(demo().join("tokenizer_config.json")).unwrap();
+    let mut config: Value = serde_json::from_slice(&config).unwrap();
+    let thought = "{% if m.reasoning_content %}({{ m.reasoning_content }}){% endif %}";
+    let message = format!("[{{{{ m.role }}}}]{thought}{{{{ m.content }}}}");
+    config["chat_template"] = format!("{{% for m in messages %}}{message}{{% endfor %}}").into();
+    std::fs::write(directory.join("tokenizer_config.json"), config.to_string()).unwrap();
+    let info = ModelInfo { vocab: VOCAB, eos_token_ids: vec![2], max_drafts: 7 };
+    let engine = Engine::start(sim(Duration::ZERO), info, EngineConfig::default()).unwrap();
+    let engine = TextEngine::from_dir(Arc::new(engine), &directory).unwrap();
+    std::fs::remove_dir_all(&directory).unwrap();
+    let server = Server::over(ServerConfig::named("sim"), engine);
+    let mut prompts = Vec::new();
+    for field in ["reasoning", "reasoning_content", "unknown"] {
+        let mut said = json!({"role": "assistant", "content": "Yes."});
+        said[field] = "Hm.".into();
+        let body = json!({"messages": [{"role": "user", "content": "Weather?"}, said]});
+        let tokens = server.post("/tokenize", &body).await.ok()["tokens"].clone();
+        let text = server.post("/detokenize", &json!({"tokens": tokens})).await.ok();
+        prompts.push(text["prompt"].as_str().unwrap().to_owned());
+    }
+    assert_eq!(prompts[0], "[user]Weather?[assistant](Hm.)Yes.");
+    assert_eq!(prompts[1], prompts[0]);
+    assert!(!prompts[2].contains("Hm."));
 }

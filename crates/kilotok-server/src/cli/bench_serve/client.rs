@@ -1,5 +1,6 @@
 //! One request over HTTP, with the moment of every token.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,8 +12,10 @@ use hyper::client::conn::http1::{SendRequest, handshake};
 use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use serde_json::Value;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 
+use super::tls::Tls;
 use crate::cli::Outcome;
 
 /// Longest line of a stream that is kept while its end has not come.
@@ -26,6 +29,7 @@ pub(super) struct Target {
     port: u16,
     prefix: String,
     key: Option<String>,
+    tls: Option<Tls>,
     idle: Arc<Mutex<Vec<SendRequest<Body>>>>,
 }
 
@@ -57,14 +61,20 @@ pub(super) struct Timing {
 }
 
 impl Target {
-    pub(super) fn new(url: &Uri, key: Option<String>) -> Outcome<Self> {
-        let (Some("http"), Some(authority)) = (url.scheme_str(), url.authority()) else {
-            return Err(format!("{url}: expected http://host:port").into());
+    /// `authorities` is a file of those to trust where the address is one of HTTPS.
+    pub(super) fn new(url: &Uri, key: Option<String>, authorities: Option<&Path>) -> Outcome<Self> {
+        let (Some(scheme @ ("http" | "https")), Some(authority)) =
+            (url.scheme_str(), url.authority())
+        else {
+            return Err(format!("{url}: expected http://host:port or https://host:port").into());
         };
+        let host = authority.host().trim_matches(['[', ']']).to_owned();
+        let is_secret = scheme == "https";
         Ok(Self {
-            host: authority.host().trim_matches(['[', ']']).to_owned(),
+            tls: is_secret.then(|| Tls::new(&host, authorities)).transpose()?,
+            host,
             authority: authority.as_str().to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port: authority.port_u16().unwrap_or(if is_secret { 443 } else { 80 }),
             prefix: url.path().trim_end_matches('/').to_owned(),
             key,
             idle: Arc::default(),
@@ -123,9 +133,10 @@ impl Target {
         }
         let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
         stream.set_nodelay(true)?;
-        let (sender, connection) = handshake(TokioIo::new(stream)).await?;
-        tokio::spawn(connection);
-        Ok(sender)
+        match &self.tls {
+            Some(tls) => begin(tls.connect(stream).await?).await,
+            None => begin(stream).await,
+        }
     }
 
     async fn stream(&self, route: &str, body: &Value, due: Instant) -> Outcome<Reply> {
@@ -154,6 +165,15 @@ impl Target {
         }
         Ok(reading.finish(due.elapsed()))
     }
+}
+
+/// Speaks HTTP over a connection.
+async fn begin(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+) -> Outcome<SendRequest<Body>> {
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(connection);
+    Ok(sender)
 }
 
 /// A stream as far as it has come.

@@ -4,6 +4,7 @@ mod client;
 mod load;
 mod prompts;
 mod report;
+mod tls;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -21,7 +22,7 @@ use super::{DONE, FAILED, Outcome, logging};
 /// The command.
 #[derive(Args)]
 pub(crate) struct BenchServe {
-    /// Address of the server, such as http://127.0.0.1:8000
+    /// Address of the server, such as http://127.0.0.1:8000 or https://box:8000
     url: Uri,
     /// Clients that each send a request when the one before is answered (closed loop)
     #[arg(long, default_value_t = 1, conflicts_with = "rate")]
@@ -62,6 +63,9 @@ pub(crate) struct BenchServe {
     /// File whose first line is the key; otherwise the environment's KILOTOK_API_KEY
     #[arg(long)]
     api_key_file: Option<PathBuf>,
+    /// PEM file of certificates to trust for https (default: SSL_CERT_FILE, or the system's)
+    #[arg(long)]
+    ca_cert: Option<PathBuf>,
     /// Print JSON instead of a table
     #[arg(long)]
     json: bool,
@@ -97,7 +101,7 @@ impl BenchServe {
             ),
             None => None,
         };
-        let target = Target::new(&self.url, self.key()?)?;
+        let target = Target::new(&self.url, self.key()?, self.ca_cert.as_deref())?;
         let model = match &self.model {
             Some(model) => model.clone(),
             None => target.first_model().await?,
