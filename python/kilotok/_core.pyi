@@ -37,6 +37,7 @@ class Engine:
         options: Mapping[str, Any],
         speculation: str | int | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
         message: bool = False,
     ) -> TokenStream: ...
     def encode(self, text: str) -> list[int]: ...

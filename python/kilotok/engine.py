@@ -163,6 +163,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output: ...
 
     @overload
@@ -173,6 +174,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> list[Output]: ...
 
     def generate(
@@ -182,6 +184,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output | list[Output]:
         """Generate to the end.
 
@@ -196,6 +199,9 @@ class Engine:
         priority : int, optional
             Place in the queue where requests have to wait: lower values first, then in order of
             arrival.
+        cache_salt : str, optional
+            Not empty. Prefixes are shared with requests of the same salt only, so that the time
+            that one takes tells nothing about the prompts of others.
 
         Returns
         -------
@@ -218,7 +224,7 @@ class Engine:
             for item in prompts:
                 if len(running) - len(outputs) >= self._core.queue_window:
                     outputs.append(running[len(outputs)].wait())
-                running.append(self._submit(item, params, speculation, priority))
+                running.append(self._submit(item, params, speculation, priority, cache_salt))
             outputs.extend(running[i].wait() for i in range(len(outputs), len(running)))
         finally:
             for generation in running[len(outputs) :]:
@@ -232,13 +238,14 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Iterator[Piece]:
         """Generate piece by piece, one per round; closing the iterator frees the slot.
 
         The request starts at once, and is checked before this returns. Parameters and errors are
         those of `generate`, for one prompt.
         """
-        return self._submit(_only(prompt), params, speculation, priority).pieces()
+        return self._submit(_only(prompt), params, speculation, priority, cache_salt).pieces()
 
     @overload
     async def generate_async(
@@ -248,6 +255,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output: ...
 
     @overload
@@ -258,6 +266,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> list[Output]: ...
 
     async def generate_async(
@@ -267,6 +276,7 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output | list[Output]:
         """As `generate`, without blocking the event loop; cancelling the task frees the slots."""
         import asyncio
@@ -276,7 +286,9 @@ class Engine:
 
         async def run(item: str | list[int]) -> Output:
             async with window:
-                return await self._submit(item, params, speculation, priority).wait_async()
+                return await self._submit(
+                    item, params, speculation, priority, cache_salt
+                ).wait_async()
 
         if is_single:
             return await run(prompts[0])
@@ -295,9 +307,10 @@ class Engine:
         *,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> AsyncIterator[Piece]:
         """As `stream`, as an asynchronous iterator."""
-        return self._submit(_only(prompt), params, speculation, priority).pieces_async()
+        return self._submit(_only(prompt), params, speculation, priority, cache_salt).pieces_async()
 
     def chat(
         self,
@@ -308,6 +321,7 @@ class Engine:
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output:
         """Generate the next message of a conversation.
 
@@ -322,7 +336,7 @@ class Engine:
             Function schemas for the template.
         template_args : mapping, optional
             Further variables of the template.
-        speculation, priority : optional
+        speculation, priority, cache_salt : optional
             As in `generate`.
 
         Raises
@@ -331,7 +345,7 @@ class Engine:
             A message is malformed, the template refuses it, or the model has no chat template.
         """
         prompt = self._chat_prompt(messages, tools, template_args)
-        return self._submit(prompt, params, speculation, priority, message=True).wait()
+        return self._submit(prompt, params, speculation, priority, cache_salt, message=True).wait()
 
     def stream_chat(
         self,
@@ -342,10 +356,13 @@ class Engine:
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Iterator[Piece]:
         """As `chat`, piece by piece as in `stream`."""
         prompt = self._chat_prompt(messages, tools, template_args)
-        return self._submit(prompt, params, speculation, priority, message=True).pieces()
+        return self._submit(
+            prompt, params, speculation, priority, cache_salt, message=True
+        ).pieces()
 
     async def chat_async(
         self,
@@ -356,10 +373,13 @@ class Engine:
         template_args: Mapping[str, Any] | None = None,
         speculation: Speculation | None = None,
         priority: int = 0,
+        cache_salt: str | None = None,
     ) -> Output:
         """As `chat`, without blocking the event loop."""
         prompt = self._chat_prompt(messages, tools, template_args)
-        return await self._submit(prompt, params, speculation, priority, message=True).wait_async()
+        return await self._submit(
+            prompt, params, speculation, priority, cache_salt, message=True
+        ).wait_async()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of a text, as `generate` would see it."""
@@ -456,7 +476,8 @@ class Engine:
         prompt: str | list[int],
         params: SamplingParams | None,
         speculation: Speculation | None,
-        priority: int = 0,
+        priority: int,
+        cache_salt: str | None,
         *,
         message: bool = False,
     ) -> Generation:
@@ -466,6 +487,12 @@ class Engine:
         require("priority", priority, int)
         if not -(1 << 31) <= priority < 1 << 31:
             raise InvalidRequestError("priority", f"{priority} is not within 32 bits")
+        if cache_salt is not None:
+            require("cache_salt", cache_salt, str)
+            if not cache_salt:
+                raise InvalidRequestError(
+                    "cache_salt", "it is empty; without one prefixes are shared"
+                )
         token_ids = self._core.encode(prompt) if isinstance(prompt, str) else prompt
         room = self._core.max_positions - len(token_ids)
         seed = int.from_bytes(os.urandom(8), "little") if params.seed is None else params.seed
@@ -474,7 +501,9 @@ class Engine:
             for index in range(params.n):
                 options = params.request(index, seed, room)
                 streams.append(
-                    self._core.submit(token_ids, options, speculation, priority, message)
+                    self._core.submit(
+                        token_ids, options, speculation, priority, cache_salt, message
+                    )
                 )
         except BaseException:
             for stream in streams:

@@ -41,3 +41,18 @@ def test_same_tokens_with_and_without_a_hit(speculation, temperature):
 def test_the_option_is_checked():
     with pytest.raises(InvalidRequestError, match="prefix_cache_mib"):
         Engine(progress=False, prefix_cache_mib=-1)
+
+
+def test_a_salt_keeps_prefixes_apart():
+    params = SamplingParams(max_tokens=2, ignore_eos=True)
+    with Engine(progress=False) as engine:
+
+        def found(salt):
+            return engine.generate(PROMPT, params, cache_salt=salt).receipt.cached_tokens
+
+        assert [found("a"), found("b"), found(None)] == [0, 0, 0]
+        assert min(found("a"), found("b"), found(None)) > 0
+        for wrong in ("", 5):
+            with pytest.raises(InvalidRequestError) as caught:
+                engine.generate(PROMPT, params, cache_salt=wrong)
+            assert caught.value.parameter == "cache_salt"

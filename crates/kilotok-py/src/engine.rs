@@ -65,7 +65,7 @@ impl Loaded {
         &self,
         prompt: Vec<u32>,
         options: &RequestOptions,
-        asked: &Asked,
+        asked: Asked,
     ) -> PyResult<TokenStream> {
         let text = match &self.tokenizer {
             None if options.stop.is_empty() => None,
@@ -77,9 +77,8 @@ impl Loaded {
         };
         let params = options.sampling();
         let grammar = self.constrain(&prompt, options, asked.message)?;
-        let Asked { speculation, priority, .. } = *asked;
-        let request =
-            Request { prompt, params, speculation, priority, grammar, ..Request::default() };
+        let Asked { speculation, priority, cache_salt, .. } = asked;
+        let request = Request { prompt, params, speculation, priority, cache_salt, grammar };
         let stream = self.engine.submit(request).map_err(raised)?;
         Ok(TokenStream::new(stream, text))
     }
@@ -142,6 +141,7 @@ impl Loaded {
 struct Asked {
     speculation: Option<engine::Speculation>,
     priority: i32,
+    cache_salt: Option<Arc<str>>,
     /// The prompt is a conversation's.
     message: bool,
 }
@@ -181,7 +181,7 @@ impl Engine {
 #[pymethods]
 impl Engine {
     /// Hands in one request. `options` is what `SamplingParams.request` returns.
-    #[pyo3(signature = (prompt, options, speculation = None, priority = 0, message = false))]
+    #[pyo3(signature = (prompt, options, speculation = None, priority = 0, cache_salt = None, message = false))]
     fn submit(
         &self,
         py: Python<'_>,
@@ -189,11 +189,13 @@ impl Engine {
         options: RequestOptions,
         speculation: Option<Bound<'_, PyAny>>,
         priority: i32,
+        cache_salt: Option<&str>,
         message: bool,
     ) -> PyResult<TokenStream> {
         let speculation = speculation.as_ref().map(options::speculation).transpose()?;
-        let asked = Asked { speculation, priority, message };
-        self.with(py, move |loaded| loaded.submit(prompt, &options, &asked))
+        let cache_salt = cache_salt.map(Arc::from);
+        let asked = Asked { speculation, priority, cache_salt, message };
+        self.with(py, move |loaded| loaded.submit(prompt, &options, asked))
     }
 
     /// Token ids of a prompt.
