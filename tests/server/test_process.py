@@ -35,8 +35,9 @@ def wait_for_streams(server, count):
     raise TimeoutError(needle)
 
 
-def test_sigterm_finishes_32_open_streams(start):
-    server = start("--simulate", "300")
+@pytest.mark.parametrize("simulation", [[], ["--simulate", "300"]], ids=["demo", "simulated"])
+def test_sigterm_finishes_32_open_streams(start, simulation):
+    server = start(*simulation, "--max-batch", "32")
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         streams = [pool.submit(stream, server, 60) for _ in range(32)]
         wait_for_streams(server, 32)
