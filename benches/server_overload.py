@@ -1,9 +1,10 @@
 """Twenty times more requests than a server has room for: what those see that are let in.
 
-    python benches/server_overload.py --binary target/release/kilotok
+    python benches/server_overload.py --binary target/release/kilotok [--demo]
 
-Starts the program with a simulated model, 4 slots and no queue, asks it alone, and then sends
-requests at 20 times the rate that it can serve (``kilotok bench-serve``, open loop). Prints JSON.
+Starts the program with a simulated model or the demo checkpoint, 4 slots and no queue, asks it
+alone, finds out how many requests it can serve, and then sends 20 times as many
+(``kilotok bench-serve``, open loop). Prints JSON.
 """
 
 from __future__ import annotations
@@ -22,9 +23,12 @@ from pathlib import Path
 
 SLOTS = 4
 TOKENS = 40
-#: Simulated tokens per second of one sequence; a request takes 0.2 s.
+#: Simulated tokens per second of one sequence.
 RATE = 200
 FACTOR = 20
+
+#: Requests of which the times alone are taken.
+ALONE = 200
 
 
 def bench(binary: Path, url: str, *arguments: object) -> dict:
@@ -61,9 +65,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--binary", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--demo", action="store_true", help="the demo checkpoint, on one thread")
     args = parser.parse_args()
     environment = {k: v for k, v in os.environ.items() if not k.startswith("KILOTOK_")}
-    options = ["--simulate", RATE, "--max-queue", 0, "--max-batch", SLOTS, "--log", "warn"]
+    options = ["--threads", 1] if args.demo else ["--simulate", RATE]
+    options += ["--max-queue", 0, "--max-batch", SLOTS, "--log", "warn"]
     with tempfile.TemporaryDirectory() as cache:
         process = subprocess.Popen(
             [str(args.binary), "serve", "--port", "0", *map(str, options)],
@@ -74,9 +80,11 @@ def main() -> None:
         try:
             url = re.search(r"http://\S+", process.stdout.readline())[0]
             wait_until_ready(url)
-            alone = bench(args.binary, url, "--requests", 20, "--warm-up", 3)
+            alone = bench(args.binary, url, "--requests", ALONE, "--warm-up", 10)
+            full = bench(args.binary, url, "--requests", ALONE, "--concurrency", SLOTS)
+            capacity = full["requests"]["done"] / full["seconds"]
             before = memory_mib(process.pid)
-            rate = FACTOR * SLOTS * RATE / TOKENS
+            rate = FACTOR * capacity
             limits = ["--requests", 10**6, "--duration-s", args.seconds]
             loaded = bench(args.binary, url, "--rate", rate, *limits)
             after = memory_mib(process.pid)
@@ -84,13 +92,17 @@ def main() -> None:
             process.terminate()
             process.wait(60)
     result = {
-        "benchmark": "20 times more requests than slots, simulated model, queue of 0",
+        "benchmark": "20 times more requests than can be served, queue of 0",
+        "model": "demo" if args.demo else f"simulated, {RATE} tokens/s",
         "seconds": args.seconds,
         "slots": SLOTS,
+        "requests_per_s_served_at_most": capacity,
+        "requests_per_s_sent": rate,
         "requests": loaded["requests"],
         "rss_mib_before": before,
         "rss_mib_after": after,
         "ttft_ms_alone": alone["ttft_ms"],
+        "ttft_ms_full": full["ttft_ms"],
         "ttft_ms_loaded": loaded["ttft_ms"],
         "p99_over_p99_alone": loaded["ttft_ms"]["p99"] / alone["ttft_ms"]["p99"],
         "p99_over_median_alone": loaded["ttft_ms"]["p99"] / alone["ttft_ms"]["p50"],

@@ -4,9 +4,11 @@
 
 Starts the program with the demo checkpoint and sends it what clients send: chats, streams, scored
 prompts, responses, messages, several sequences at once, malformed requests, clients that leave.
-Every prompt has words that were not seen before. The warm-up fills the tokenizer's cache of words,
-runs a burst of as many clients as there are slots, so that every thread and its share of the heap
-exists, and then the load itself; only what grows after that is growth. Prints JSON.
+Every prompt has words that were not seen before. The warm-up fills what the server reserves at
+its start and the system grants when it is touched first: pages and saved states of the prefix
+cache, rings of every slot, the tokenizer's cache of words. Then it runs a burst of as many clients
+as there are slots, so that every thread and its share of the heap exists, and then the load itself.
+Only what grows after that is growth. Prints JSON.
 """
 
 from __future__ import annotations
@@ -32,6 +34,12 @@ BURST_S = 60
 
 #: Words that fill the tokenizer's cache of words, which holds 10,000.
 FILLING_WORDS = 12_000
+
+#: Token ids of the prompts that fill caches lie below this.
+VOCABULARY = 4000
+
+#: Tokens of a prompt that fill a slot's rings, which hold a window of 128 and a block or two.
+RING = 400
 
 
 class Client:
@@ -131,14 +139,37 @@ def slope_per_hour(samples: list[dict], name: str) -> float:
     return 3600 * above / sum((t - middle) ** 2 for t in times)
 
 
+def fill(client: Client) -> None:
+    """Touch all memory that the server has reserved."""
+
+    def post(path: str, body: dict) -> dict:
+        status, reply = client.post(path, body)
+        assert status == 200, reply
+        return json.loads(reply)
+
+    def ids(count: int) -> list[int]:
+        return client.random.choices(range(10, VOCABULARY), k=count)
+
+    for _ in range(FILLING_WORDS // 400):
+        post("/tokenize", {"prompt": client.words(400)})
+    connection = http.client.HTTPConnection(*client.address)
+    connection.request("GET", "/status")
+    status = json.loads(connection.getresponse().read())
+    connection.request("GET", "/v1/models")
+    most = json.loads(connection.getresponse().read())["data"][0]["max_model_len"]
+    connection.close()
+    pages, slots = status["pages"], status["slots"]["total"]
+    # Long prompts save a state every few pages: after twice the pages each state was used in full.
+    for _ in range(2 * pages["total"] * pages["positions"] // most + 1):
+        post("/v1/completions", {"prompt": ids(most - 1), "max_tokens": 1})
+    together = {"prompt": [ids(RING) for _ in range(slots)], "max_tokens": 50, "ignore_eos": True}
+    post("/v1/completions", together)
+
+
 def soak(args: argparse.Namespace, process: subprocess.Popen, address: tuple[str, int]) -> dict:
     """Run the load and sample memory."""
     clients = [Client(address, seed) for seed in range(args.clients)]
-    filled = 0
-    while filled < FILLING_WORDS:
-        status, reply = clients[0].post("/tokenize", {"prompt": clients[0].words(400)})
-        assert status == 200, reply
-        filled += 400
+    fill(clients[0])
     started = time.monotonic()
     ends = threading.Event()
 
