@@ -118,10 +118,10 @@ fn a_perfect_drafter_gives_whole_blocks_and_a_useless_one_none() {
     };
     let (tokens, end) = engine(100).submit(request(161)).unwrap().wait().unwrap();
     assert_eq!((tokens.len(), end.reason), (161, FinishReason::Length));
-    // One plain round (the measured step) and 19.9 whole blocks follow the first token.
-    assert_eq!(end.receipt.rounds, 21);
+    // Two plain rounds (the measured steps) and 19.75 whole blocks follow the first token.
+    assert_eq!(end.receipt.rounds, 22);
     assert!(end.receipt.accepted_histogram[7] >= 19, "{:?}", end.receipt);
-    assert!(end.receipt.tau > 7.9);
+    assert_eq!(end.receipt.tau, 158.0 / 20.0);
     let (_, end) = engine(0).submit(request(100)).unwrap().wait().unwrap();
     assert_eq!((end.receipt.rounds, end.receipt.tau), (99, 1.0));
     assert!(end.receipt.warning.is_some(), "law 8: a drafter that never hits is reported");
