@@ -119,7 +119,7 @@ def plan(
     experts: str | None = None,
     gpu: str = "h200",
     tp: int = 1,
-    context: int = 8192,
+    context: int | None = None,
     block: int | None = None,
     tau: float | None = None,
     price: float | None = None,

@@ -69,8 +69,8 @@ def test_json(kilotok):
 
 
 def test_the_demo_is_the_default(kilotok):
-    plan = json.loads(kilotok("plan", "--context", 512, "--json").stdout)
-    assert plan["family"] == "mimo_v2"
+    plan = json.loads(kilotok("plan", "--json").stdout)
+    assert (plan["family"], plan["context"]) == ("mimo_v2", 4096)
     assert plan["round"]["block"] == 8
 
 

@@ -26,8 +26,8 @@ use crate::errors::{guard, raised};
 ///     Name of a card.
 /// tp : int
 ///     GPUs that share the model.
-/// context : int
-///     Positions in the cache of each sequence.
+/// context : int or None
+///     Positions in the cache of each sequence; None: 8192, or what the model takes if that is less.
 /// block : int or None
 ///     Rows of a drafter block; None: as many as drafter and engine have.
 /// tau : float or None
@@ -50,7 +50,7 @@ use crate::errors::{guard, raised};
 ///     A configuration that is not understood, by file and key.
 #[pyfunction]
 #[pyo3(signature = (
-    config, *, drafter = "auto", experts = None, gpu = "h200", tp = 1, context = 8192, block = None, tau = None,
+    config, *, drafter = "auto", experts = None, gpu = "h200", tp = 1, context = None, block = None, tau = None,
     price = None, allreduce_us = None
 ))]
 #[expect(clippy::too_many_arguments, reason = "they are named in Python")]
@@ -61,7 +61,7 @@ pub(crate) fn plan<'py>(
     experts: Option<String>,
     gpu: &str,
     tp: usize,
-    context: usize,
+    context: Option<usize>,
     block: Option<usize>,
     tau: Option<f64>,
     price: Option<f64>,

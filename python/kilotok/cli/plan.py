@@ -47,9 +47,8 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--context",
         type=int,
-        default=8192,
         metavar="N",
-        help="cached positions of each sequence (default: 8192)",
+        help="cached positions of each sequence (default: 8192, or what the model takes)",
     )
     parser.add_argument(
         "--block", type=int, metavar="N", help="rows of a drafter block (default: the drafter's)"

@@ -28,9 +28,9 @@ pub(crate) struct Plan {
     /// GPUs that share the model
     #[arg(long, default_value_t = 1)]
     tp: usize,
-    /// Cached positions of each sequence
-    #[arg(long, default_value_t = 8192)]
-    context: usize,
+    /// Cached positions of each sequence (default: 8192, or what the model takes)
+    #[arg(long)]
+    context: Option<usize>,
     /// Rows of a drafter block (default: the drafter's)
     #[arg(long)]
     block: Option<usize>,

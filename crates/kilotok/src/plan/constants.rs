@@ -101,7 +101,7 @@ pub(super) const COLD_GRAPH: Constant =
     fitted("attention between other ops, graph", 3.47, "us", PAGE);
 
 /// What has to be read between two uses for attention to find its caches cold.
-pub(super) const L2: Constant = measured("second-level cache", 62.914_56, "MB", MACHINE);
+pub(super) const L2: Constant = measured("second-level cache", 62.9, "MB", MACHINE);
 
 /// All of them.
 pub const CONSTANTS: &[Constant] = &[

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::{Choice, Origin, Plan, Prediction};
+use super::{Choice, Constant, Origin, Plan, Prediction};
 
 fn size(bytes: f64) -> String {
     match bytes {
@@ -123,14 +123,13 @@ impl Plan {
         for one in economy.choices.iter().filter(|choice| choice.model != "graph") {
             choice(f, one, is_told)?;
         }
-        writeln!(
-            f,
-            "  throughput: floor with {} sequences ({}); today with {} ({})",
-            economy.floor_batch.sequences,
-            economy.floor_batch.reason,
-            economy.today_batch.sequences,
-            economy.today_batch.reason
-        )?;
+        let batch = &economy.floor_batch;
+        write!(f, "  throughput: floor with {} sequences ({})", batch.sequences, batch.reason)?;
+        if self.gpu.has_kernels {
+            let batch = &economy.today_batch;
+            write!(f, "; today with {} ({})", batch.sequences, batch.reason)?;
+        }
+        writeln!(f)?;
         for c in economy.comparisons.iter().filter(|c| c.model != "graph") {
             writeln!(
                 f,
@@ -140,6 +139,25 @@ impl Plan {
             )?;
         }
         Ok(())
+    }
+
+    /// The constants behind today, where there is one.
+    fn provenance(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.gpu.has_kernels {
+            return Ok(());
+        }
+        let fitted = self.constants.iter().filter(|c| c.origin == Origin::Fitted).count();
+        writeln!(
+            f,
+            "  persistent, graph: this engine today, by {} constants that belong to no model, {} \
+             measured and {fitted} fitted (docs/plan.md has the points and the residuals):",
+            self.constants.len(),
+            self.constants.len() - fitted
+        )?;
+        self.constants.iter().try_for_each(|c| {
+            let Constant { name, value, unit, source, date, .. } = c;
+            writeln!(f, "    {name:<55} {value:>8} {unit:<5} {source} {date}")
+        })
     }
 }
 
@@ -170,17 +188,7 @@ impl fmt::Display for Plan {
         self.times(f)?;
         self.money(f)?;
         writeln!(f, "\n  floor: bytes over the read rate, and hops; no engine is there yet")?;
-        let fitted = self.constants.iter().filter(|c| c.origin == Origin::Fitted).count();
-        writeln!(
-            f,
-            "  persistent, graph: this engine today, by {} constants that belong to no model, {} \
-             measured and {fitted} fitted (docs/plan.md has the points and the residuals):",
-            self.constants.len(),
-            self.constants.len() - fitted
-        )?;
-        for c in self.constants {
-            writeln!(f, "    {:<55} {:>7} {:<5} {} {}", c.name, c.value, c.unit, c.source, c.date)?;
-        }
+        self.provenance(f)?;
         self.notes.iter().try_for_each(|note| writeln!(f, "  note: {note}"))
     }
 }

@@ -91,6 +91,7 @@ fn lowered(model: &Model, request: &PlanRequest, card: &Card, sequences: usize) 
 pub fn plan(request: &PlanRequest) -> Result<Plan> {
     let card = card::find(&request.gpu)?;
     let source = Source::read(request)?;
+    let request = &request.for_spec(&source.spec);
     request.check(&source.spec)?;
     let spec = share(source.spec.clone(), request.tp)?;
     let model = hollow_model(spec, source.formats);
@@ -104,7 +105,7 @@ pub fn plan(request: &PlanRequest) -> Result<Plan> {
         request.check_block(block, outline.block_rows)?;
     }
     let round = block.map(|block| predictor.round(block, &plain));
-    let flops = flops::Flops::new(&model.spec, request.context);
+    let flops = flops::Flops::new(&model.spec, request.context());
     let economy = Economy::new(&predictor, request, &memory, &plain, round.as_ref(), flops);
     Ok(Plan {
         config: source.name.clone(),
@@ -112,7 +113,7 @@ pub fn plan(request: &PlanRequest) -> Result<Plan> {
         formats: source.format_names(),
         gpu: card.clone(),
         tp: request.tp,
-        context: request.context,
+        context: request.context(),
         block,
         fits,
         fits_from_tp: if fits { None } else { more_ranks(request, &source, card) },

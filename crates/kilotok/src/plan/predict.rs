@@ -134,7 +134,7 @@ pub(super) struct Predictor<'a> {
 impl<'a> Predictor<'a> {
     pub(super) fn new(card: &'a Card, request: &PlanRequest, outline: &'a Outline) -> Self {
         let allreduce_us = request.allreduce_us.filter(|_| request.tp > 1).unwrap_or(0.0);
-        Self { allreduce_us, ..Self::of_bench(card, outline, request.context) }
+        Self { allreduce_us, ..Self::of_bench(card, outline, request.context()) }
     }
 
     /// For a bench of one rank.

@@ -7,6 +7,8 @@ use crate::spec::ModelSpec;
 
 /// Positions of a page of the cache.
 const PAGE_SIZE: usize = 16;
+/// Positions where nothing else is told.
+const DEFAULT_CONTEXT: usize = 8192;
 /// Rows that a sequence may run ahead of its context.
 const AHEAD: usize = 16;
 
@@ -23,8 +25,8 @@ pub struct PlanRequest {
     pub gpu: String,
     /// GPUs that share the model by tensor parallelism.
     pub tp: usize,
-    /// Positions in the cache of each sequence.
-    pub context: usize,
+    /// Positions in the cache of each sequence; `None`: 8192, or what the model takes if that is less.
+    pub context: Option<usize>,
     /// Rows of a drafter block; `None`: as many as drafter and engine have.
     pub block: Option<usize>,
     /// Tokens per round.
@@ -36,7 +38,7 @@ pub struct PlanRequest {
 }
 
 impl PlanRequest {
-    /// A plan for one H200 at a context of 8192.
+    /// A plan for one H200.
     pub fn new(config: impl Into<String>) -> Self {
         Self {
             config: config.into(),
@@ -44,7 +46,7 @@ impl PlanRequest {
             experts: None,
             gpu: "h200".into(),
             tp: 1,
-            context: 8192,
+            context: None,
             block: None,
             tau: None,
             price: None,
@@ -52,13 +54,23 @@ impl PlanRequest {
         }
     }
 
+    /// With a context that suits `spec` where none was told.
+    pub(super) fn for_spec(&self, spec: &ModelSpec) -> Self {
+        let context = self.context.unwrap_or(DEFAULT_CONTEXT.min(spec.max_positions));
+        Self { context: Some(context), ..self.clone() }
+    }
+
+    /// Positions in the cache of each sequence.
+    pub(super) fn context(&self) -> usize {
+        self.context.unwrap_or(DEFAULT_CONTEXT)
+    }
+
     /// What needs no lowering to be checked.
     pub(super) fn check(&self, spec: &ModelSpec) -> Result<()> {
-        if self.context == 0 || self.context > spec.max_positions {
-            let reason = format!(
-                "{} positions, {} takes 1 to {}",
-                self.context, spec.family, spec.max_positions
-            );
+        let context = self.context();
+        if context == 0 || context > spec.max_positions {
+            let (family, most) = (&spec.family, spec.max_positions);
+            let reason = format!("{context} positions, {family} takes 1 to {most}");
             return Err(Error::invalid("context", reason));
         }
         let positive = |name: &str, value: Option<f64>| match value {
@@ -95,7 +107,7 @@ impl PlanRequest {
 
     /// What an engine of `sequences` sequences is built to hold.
     pub(super) fn limits(&self, sequences: usize) -> Limits {
-        let each = (self.context + AHEAD).div_ceil(PAGE_SIZE);
+        let each = (self.context() + AHEAD).div_ceil(PAGE_SIZE);
         Limits {
             max_rows: kilotok_kernels::abi::program::ROWS,
             slots: sequences,

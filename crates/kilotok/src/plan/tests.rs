@@ -11,7 +11,7 @@ use crate::config::DrafterChoice;
 const PRO: &str = "mimo-v2.5-pro-fp4-dflash";
 
 fn pro() -> PlanRequest {
-    PlanRequest { tp: 8, context: 1024, ..PlanRequest::new(PRO) }
+    PlanRequest { tp: 8, context: Some(1024), ..PlanRequest::new(PRO) }
 }
 
 fn outline_of(request: &PlanRequest) -> Outline {
@@ -114,7 +114,7 @@ fn memory_is_that_made_by_hand() {
 #[test]
 fn a_longer_context_needs_memory_and_time_and_no_weights() {
     let short = plan(&pro()).unwrap();
-    let long = plan(&PlanRequest { context: 131_072, ..pro() }).unwrap();
+    let long = plan(&PlanRequest { context: Some(131_072), ..pro() }).unwrap();
     let of = |plan: &Plan, name: &str| {
         plan.memory.components.iter().find(|c| c.name == name).unwrap().bytes
     };
@@ -190,7 +190,7 @@ fn without_a_price_there_are_no_dollars_and_without_tau_no_comparison_of_drafts(
 
 #[test]
 fn a_batch_of_the_floor_is_bound_by_memory() {
-    let plan = plan(&PlanRequest { context: 131_072, ..pro() }).unwrap();
+    let plan = plan(&PlanRequest { context: Some(131_072), ..pro() }).unwrap();
     let batch = &plan.economy.floor_batch;
     assert!(batch.sequences.is_power_of_two() && batch.sequences <= plan.memory.sequences);
     assert_eq!(plan.economy.today_batch.sequences, 8);
@@ -217,6 +217,10 @@ fn cards_without_measurements_or_kernels_say_so() {
     assert!(h100.to_string().contains("H100 (not measured)"));
     assert_eq!((b200.plain.times.persistent_ms, b200.plain.times.graph_ms), (None, None));
     assert!(b200.plain.times.floor_ms < h200.plain.times.floor_ms);
+    assert!(
+        !b200.to_string().contains("this engine today") && !b200.to_string().contains("; today")
+    );
+    assert!(h200.to_string().contains("this engine today") && h200.to_string().contains("; today"));
     assert!(b200.notes.iter().any(|note| note.contains("sm_90a")));
     assert!(h200.notes.iter().all(|note| !note.contains("not measured;")));
 }
@@ -248,7 +252,7 @@ fn what_is_out_of_range_is_named() {
         names(PlanRequest { tp, ..pro() }, "tp");
     }
     for context in [0, 1 << 40] {
-        names(PlanRequest { context, ..pro() }, "context");
+        names(PlanRequest { context: Some(context), ..pro() }, "context");
     }
     for block in [0, 1, 9] {
         names(PlanRequest { block: Some(block), ..pro() }, "block");
@@ -317,9 +321,22 @@ fn formats_follow_the_configuration_or_what_is_told() {
 }
 
 #[test]
+fn without_a_context_it_is_one_that_the_model_takes() {
+    let of = |config: &str| plan(&PlanRequest::new(config)).unwrap().context;
+    assert_eq!(of("gpt-oss-20b"), 8192);
+    let dir = Folder::new("short");
+    let preset = crate::config::presets::find("mimo-v2-flash").unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(preset.config).unwrap();
+    config["max_position_embeddings"] = 300.into();
+    std::fs::write(dir.0.join("config.json"), config.to_string()).unwrap();
+    assert_eq!(of(&dir.0.display().to_string()), 300);
+}
+
+#[test]
 fn every_preset_has_a_plan() {
     for preset in crate::config::presets::ALL {
-        let plan = plan(&PlanRequest { context: 1024, ..PlanRequest::new(preset.name) }).unwrap();
+        let plan =
+            plan(&PlanRequest { context: Some(1024), ..PlanRequest::new(preset.name) }).unwrap();
         assert!(plan.plain.times.persistent_ms.unwrap() > plan.plain.times.floor_ms);
         assert_eq!(plan.round.is_some(), preset.drafter.is_some(), "{}", preset.name);
         assert!(plan.to_string().contains(preset.name));
