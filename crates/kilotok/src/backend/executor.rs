@@ -134,6 +134,16 @@ pub trait Executor: Send {
     /// Makes rows of the last [`Executor::verify`] drafter context at their positions.
     fn commit(&mut self, rows: Range<usize>);
 
+    /// Like [`Executor::commit`], but maybe only when something reads that context.
+    fn commit_later(&mut self, rows: Range<usize>) {
+        self.commit(rows);
+    }
+
+    /// Completes what was put off of a slot, whose pages others may come to share.
+    fn settle(&mut self, slot: Slot) {
+        let _ = slot;
+    }
+
     /// Drafts blocks; appends the drafted tokens of each, in order, to `out`.
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>);
 

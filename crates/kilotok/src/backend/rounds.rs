@@ -10,7 +10,7 @@ use super::sequence::Sequence;
 use device::DeviceRounds;
 
 use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Work};
-use crate::dflash::{Confidence, accept};
+use crate::dflash::{Confidence, KINDS, accept};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sample::{Chooser, TokenMask};
@@ -30,8 +30,11 @@ pub struct Rounds<E> {
     wanted: Vec<usize>,
     proposed: Vec<usize>,
     drafted: Vec<u32>,
-    /// Of greedy sequences and of others: noise makes a sure draft less sure.
-    confidence: [Confidence; 2],
+    /// How sure each of `drafted` is; infinite where a constraint leaves no choice.
+    margins: Vec<f32>,
+    min_chances: Vec<f64>,
+    /// By [`Sequence::kind`].
+    confidence: [Confidence; KINDS],
     /// Per work item of the current round: first row, number of drafts, offset into `drafted`.
     spans: Vec<Span>,
     device: DeviceRounds,
@@ -61,6 +64,8 @@ impl<E: Executor> Rounds<E> {
             wanted: Vec::with_capacity(limits.slots),
             proposed: Vec::with_capacity(limits.slots),
             drafted: Vec::with_capacity(limits.slots * executor.max_drafts()),
+            margins: Vec::with_capacity(limits.slots * executor.max_drafts()),
+            min_chances: Vec::with_capacity(limits.slots),
             confidence: Default::default(),
             spans: Vec::with_capacity(limits.slots),
             device: DeviceRounds::new(limits.slots),
@@ -89,15 +94,17 @@ impl<E: Executor> Rounds<E> {
         self.wanted.clear();
         self.proposed.clear();
         self.drafted.clear();
+        self.min_chances.clear();
         let most = self.executor.max_drafts();
         for work in plan {
-            if let Work::Decode { slot, drafts, .. } = *work {
+            if let Work::Decode { slot, drafts, min_chance } = *work {
                 let sequence = self.sequence(slot)?;
                 let drafts = drafts.min(most).min(sequence.remaining().saturating_sub(1));
                 if drafts > 0 && sequence.keeps_context() {
                     let block = sequence.block(slot, most);
                     self.blocks.push(block);
                     self.wanted.push(drafts);
+                    self.min_chances.push(min_chance);
                 }
             }
         }
@@ -105,41 +112,31 @@ impl<E: Executor> Rounds<E> {
             self.executor.draft(&self.blocks, &mut self.drafted);
             self.executor.check()?;
         }
-        self.weigh(plan);
+        self.margins.clear();
+        self.margins.extend_from_slice(self.executor.draft_margins());
+        // An executor that says nothing is believed everything.
+        self.margins.resize(self.drafted.len(), f32::INFINITY);
         self.proposed.clone_from(&self.wanted);
-        self.fit();
+        self.cut();
         Ok(())
     }
 
-    /// Cuts off drafts that are not worth a row.
-    fn weigh(&mut self, plan: &[Work]) {
-        let margins = self.executor.draft_margins();
-        let works = plan.iter().filter_map(|work| match *work {
-            Work::Decode { slot, min_chance, .. } => Some((slot, min_chance)),
-            Work::Prefill { .. } => None,
-        });
+    /// Cuts off what constraints rule out, since it could not be accepted, and then what is not
+    /// worth a row.
+    fn cut(&mut self) {
         let mut first = 0;
-        for (block, wanted) in self.blocks.iter().zip(&mut self.wanted) {
-            let sequence = self.sequences.get(block.slot as usize).and_then(Option::as_ref);
-            let min_chance = works.clone().find(|(slot, _)| *slot == block.slot);
-            if let (Some(sequence), Some((_, min_chance)), Some(margins)) =
-                (sequence, min_chance, margins.get(first..first + *wanted))
-                // What a constraint forces is sure whatever the drafter says.
-                && !sequence.is_constrained()
-            {
-                let confidence = &self.confidence[usize::from(!sequence.is_greedy())];
-                *wanted = confidence.worth_verifying(margins, min_chance);
-            }
-            first += block.drafts as usize;
-        }
-    }
-
-    /// Cuts off what constraints rule out: it could not be accepted.
-    fn fit(&mut self) {
-        let mut first = 0;
-        for (block, wanted) in self.blocks.iter().zip(&mut self.wanted) {
+        for (i, block) in self.blocks.iter().enumerate() {
             if let Some(Some(sequence)) = self.sequences.get_mut(block.slot as usize) {
-                *wanted = sequence.fit(&mut self.drafted[first..first + *wanted]);
+                let drafts = first..first + self.wanted[i];
+                let margins = &mut self.margins[drafts.clone()];
+                let possible = sequence.fit(&mut self.drafted[drafts], margins);
+                let confidence = &self.confidence[sequence.kind()];
+                self.wanted[i] =
+                    confidence.worth_verifying(&margins[..possible], self.min_chances[i]);
+                // What was not worth a row was not rejected either.
+                if self.wanted[i] < possible {
+                    self.proposed[i] = self.wanted[i];
+                }
             }
             first += block.drafts as usize;
         }
@@ -216,7 +213,8 @@ impl<E: Executor> Rounds<E> {
             Work::Prefill { .. } => span.first_row + span.rows - 1,
             Work::Decode { .. } => span.first_row,
         };
-        let Self { executor, sequences, chooser, mask, rows, drafted, confidence, .. } = self;
+        let Self { executor, sequences, chooser, mask, rows, drafted, .. } = self;
+        let (margins, confidence) = (&self.margins, &mut self.confidence);
         let Some(sequence) = sequences[slot as usize].as_mut() else {
             return Err(Error::invalid("plan", format!("slot {slot} is not open")));
         };
@@ -242,12 +240,8 @@ impl<E: Executor> Rounds<E> {
                 report.logprobs.push((at, value));
             }
         }
-        if !sequence.is_constrained()
-            && let Some(margins) = executor.draft_margins().get(span.drafts.0..span.drafts.1)
-        {
-            let confidence = &mut confidence[usize::from(!sequence.is_greedy())];
-            confidence.observe(margins, walk.accepted);
-        }
+        let margins = &margins[span.drafts.0..span.drafts.1];
+        confidence[sequence.kind()].observe(margins, walk.accepted);
         report.progress.push(Progress {
             slot,
             tokens: first_token..first_token + walk.emitted,
@@ -285,7 +279,13 @@ impl<E: Executor> Rounds<E> {
             ended |= over;
             if !over && sequence.keeps_context() {
                 let committing = Instant::now();
-                self.executor.commit(span.first_row..span.first_row + keep);
+                let rows = span.first_row..span.first_row + keep;
+                // A sequence that decodes without drafts may go on like that for long.
+                if matches!(work, Work::Decode { drafts: 0, .. }) {
+                    self.executor.commit_later(rows);
+                } else {
+                    self.executor.commit(rows);
+                }
                 self.sequence(slot)?.context_kept();
                 commit_seconds += committing.elapsed().as_secs_f64();
             }
@@ -351,8 +351,10 @@ impl<E: Executor> Backend for Rounds<E> {
     }
 
     fn close(&mut self, slot: Slot) {
-        if let Some(place) = self.sequences.get_mut(slot as usize) {
-            *place = None;
+        if let Some(place) = self.sequences.get_mut(slot as usize)
+            && place.take().is_some()
+        {
+            self.executor.settle(slot);
         }
     }
 

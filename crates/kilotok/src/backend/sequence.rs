@@ -2,6 +2,7 @@
 
 use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row};
 use super::{Cached, End, Page, SequenceInit, Slot};
+use crate::dflash::kind;
 use crate::error::{Error, Result};
 use crate::sample::{Chooser, Constraint, History, SamplingParams, TokenMask};
 
@@ -98,12 +99,9 @@ impl Sequence {
         self.params.max_tokens as usize - self.generated
     }
 
-    pub(super) fn is_constrained(&self) -> bool {
-        self.constraint.is_some()
-    }
-
-    pub(super) fn is_greedy(&self) -> bool {
-        self.params.temperature == 0.0
+    /// Whose drafts are accepted alike.
+    pub(super) fn kind(&self) -> usize {
+        kind(&self.params, self.constraint.is_some())
     }
 
     pub(super) fn keeps_context(&self) -> bool {
@@ -252,14 +250,15 @@ impl Sequence {
     }
 
     /// Fits drafts to the constraint: where it leaves no choice, its token replaces the guess, and
-    /// what it rules out is cut off with all that follows. Returns how many drafts may be accepted.
-    pub(super) fn fit(&mut self, drafts: &mut [u32]) -> usize {
+    /// what it rules out is cut off with all that follows. Returns how many drafts may be accepted;
+    /// the margins of those that must be are infinite then.
+    pub(super) fn fit(&mut self, drafts: &mut [u32], margins: &mut [f32]) -> usize {
         let Self { constraint, stop_tokens, .. } = self;
         let Some(constraint) = constraint else { return drafts.len() };
         let (mut kept, mut taken) = (0, 0);
-        for draft in drafts {
+        for (draft, margin) in drafts.iter_mut().zip(margins) {
             match constraint.forced() {
-                Ok(Some(token)) => *draft = token,
+                Ok(Some(token)) => (*draft, *margin) = (token, f32::INFINITY),
                 Ok(None) if matches!(constraint.allows(*draft), Ok(true)) => {}
                 _ => break,
             }

@@ -18,30 +18,58 @@ const PRIOR_WEIGHT: f64 = 2.0;
 pub(crate) struct Acceptance {
     /// Weighted hits and tries of each position.
     counts: Vec<(f64, f64)>,
-    /// Tokens and rows of a round with drafts, on average.
-    round: (f64, f64),
+    round: RoundMean,
+}
+
+/// What a round with drafts comes to, on average.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RoundMean {
+    tokens: f64,
+    rows: f64,
+    /// Rounds that it stands for.
+    weight: f64,
+}
+
+impl RoundMean {
+    /// Rounds that the mean of all sequences of a kind remembers.
+    pub(crate) const LONG: f64 = 64.0;
+
+    /// Rounds of other sequences that a new one is judged by.
+    const START: f64 = 2.0;
+
+    /// Rounds that the mean of one sequence remembers.
+    const SHORT: f64 = 12.0;
+
+    /// Of a drafter of whom nothing is known.
+    pub(crate) fn guess(max_drafts: usize) -> Self {
+        let tokens = (0..=max_drafts as i32).map(|j| PRIOR.powi(j)).sum();
+        Self { tokens, rows: 1.0 + max_drafts as f64, weight: 1.0 }
+    }
+
+    /// Learns from one round; `most`: rounds to remember.
+    pub(crate) fn observe(&mut self, drafted: usize, tokens: usize, most: f64) {
+        self.weight = (self.weight + 1.0).min(most);
+        self.tokens += (tokens as f64 - self.tokens) / self.weight;
+        self.rows += (1.0 + drafted as f64 - self.rows) / self.weight;
+    }
 }
 
 impl Acceptance {
-    /// Knows nothing yet.
-    pub(crate) fn new(max_drafts: usize) -> Self {
-        let counts = vec![(PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT); max_drafts];
-        let mut new = Self { counts, round: (0.0, 0.0) };
-        new.round = (new.expected(max_drafts), 1.0 + max_drafts as f64);
-        new
+    /// Knows nothing of its sequence, but what rounds of others came to.
+    pub(crate) fn new(max_drafts: usize, others: RoundMean) -> Self {
+        let round = RoundMean { weight: RoundMean::START, ..others };
+        Self { counts: vec![(PRIOR * PRIOR_WEIGHT, PRIOR_WEIGHT); max_drafts], round }
     }
 
     /// Learns what one round with drafts came to.
     pub(crate) fn observe_round(&mut self, drafted: usize, tokens: usize) {
-        let (mean_tokens, mean_rows) = &mut self.round;
-        *mean_tokens = *mean_tokens * MEMORY + tokens as f64 * (1.0 - MEMORY);
-        *mean_rows = *mean_rows * MEMORY + (1 + drafted) as f64 * (1.0 - MEMORY);
+        self.round.observe(drafted, tokens, RoundMean::SHORT);
     }
 
     /// Whether rounds with drafts give more tokens per second than plain steps, for one of
     /// `sequences` alike.
     pub(crate) fn pays(&self, cost: &CostModel, sequences: usize) -> bool {
-        let (tokens, rows) = self.round;
+        let RoundMean { tokens, rows, .. } = self.round;
         let seconds = cost.verify((sequences as f64 * rows).round() as usize) + cost.draft();
         cost.samples(1) == 0 || cost.draft() == 0.0 || tokens * cost.verify(sequences) > seconds
     }
@@ -236,8 +264,8 @@ mod tests {
     #[test]
     fn a_useless_drafter_is_switched_off_and_a_perfect_one_is_used_in_full() {
         let cost = cost(1.0, 0.1, 0.3);
-        let mut useless = Acceptance::new(7);
-        let mut perfect = Acceptance::new(7);
+        let mut useless = Acceptance::new(7, RoundMean::guess(7));
+        let mut perfect = Acceptance::new(7, RoundMean::guess(7));
         for _ in 0..200 {
             useless.observe(7, 0);
             perfect.observe(7, 7);
@@ -248,7 +276,7 @@ mod tests {
 
     #[test]
     fn dearer_rows_shorten_the_block() {
-        let mut acceptance = Acceptance::new(7);
+        let mut acceptance = Acceptance::new(7, RoundMean::guess(7));
         for i in 0..400 {
             acceptance.observe(7, [0, 1, 2, 3][i % 4]);
         }
@@ -268,7 +296,7 @@ mod tests {
 
     #[test]
     fn blocks_are_planned_within_the_rows_of_a_round() {
-        let acceptance = Acceptance::new(7);
+        let acceptance = Acceptance::new(7, RoundMean::guess(7));
         assert_eq!(choose_drafts(&acceptance, &cost(1.0, 1e-6, 1e-6), 16, 7), 3);
         assert_eq!(choose_drafts(&acceptance, &CostModel::new(64), 64, 7), 0);
     }
@@ -290,7 +318,7 @@ mod tests {
     #[test]
     fn drafting_pays_where_a_round_gives_more_than_plain_steps() {
         let cost = cost(1.0, 0.1, 0.3);
-        let mut acceptance = Acceptance::new(7);
+        let mut acceptance = Acceptance::new(7, RoundMean::guess(7));
         assert!(acceptance.pays(&cost, 1));
         (0..200).for_each(|_| acceptance.observe_round(7, 1));
         assert!(!acceptance.pays(&cost, 1));
@@ -323,7 +351,7 @@ mod tests {
     #[test]
     fn a_stall_changes_no_decision() {
         let mut cost = cost(1.0, 0.01, 0.1);
-        let acceptance = Acceptance::new(7);
+        let acceptance = Acceptance::new(7, RoundMean::guess(7));
         let before = choose_drafts(&acceptance, &cost, 1, 7);
         cost.observe(8, 500.0, Some(500.0));
         cost.observe(1, 500.0, None);
@@ -332,7 +360,7 @@ mod tests {
 
     #[test]
     fn expected_tokens_count_the_bonus() {
-        let acceptance = Acceptance { counts: vec![(0.5, 1.0); 7], round: (1.0, 1.0) };
+        let acceptance = Acceptance { counts: vec![(0.5, 1.0); 7], round: RoundMean::guess(7) };
         assert!((acceptance.expected(2) - 1.75).abs() < 1e-12);
         assert!((acceptance.expected(0) - 1.0).abs() < 1e-12);
     }

@@ -3,6 +3,8 @@
 //! A drafter's own probability says too much or too little, depending on how it was trained; what
 //! counts is how often drafts that were as sure as this one came to be accepted here.
 
+use crate::sample::SamplingParams;
+
 /// Width of a class of margins, in logits.
 const STEP: f32 = 0.5;
 
@@ -14,6 +16,15 @@ const MEMORY: f64 = 0.99;
 
 /// Observations that the first guess counts for.
 const PRIOR_WEIGHT: f64 = 4.0;
+
+/// Kinds of sequences, see [`kind`].
+pub(crate) const KINDS: usize = 4;
+
+/// Whose drafts are accepted alike: noise makes a sure draft less sure, and a constraint lets no
+/// draft pass that could not be accepted.
+pub(crate) fn kind(params: &SamplingParams, is_constrained: bool) -> usize {
+    2 * usize::from(is_constrained) + usize::from(params.temperature > 0.0)
+}
 
 /// Acceptance per class of margin, given that every draft before was accepted.
 #[derive(Clone, Debug)]
@@ -37,9 +48,11 @@ impl Default for Confidence {
 }
 
 impl Confidence {
-    /// Learns from one verified block: `margins` of its drafts, of which `accepted` were.
+    /// Learns from one verified block: `margins` of its drafts, of which `accepted` were. An
+    /// infinite margin says nothing about the drafter.
     pub(crate) fn observe(&mut self, margins: &[f32], accepted: usize) {
-        for (j, &margin) in margins.iter().enumerate().take(accepted + 1) {
+        let seen = margins.iter().enumerate().take(accepted + 1);
+        for (j, &margin) in seen.filter(|(_, margin)| **margin < f32::INFINITY) {
             let (hits, tries) = &mut self.counts[class(margin)];
             *hits = *hits * MEMORY + f64::from(u8::from(j < accepted));
             *tries = *tries * MEMORY + 1.0;
@@ -50,8 +63,10 @@ impl Confidence {
     pub(crate) fn worth_verifying(&self, margins: &[f32], min_chance: f64) -> usize {
         let mut chance = 1.0;
         let is_worth = |margin: &&f32| {
-            let (hits, tries) = self.counts[class(**margin)];
-            chance *= hits / tries;
+            if **margin < f32::INFINITY || margin.is_nan() {
+                let (hits, tries) = self.counts[class(**margin)];
+                chance *= hits / tries;
+            }
             chance >= min_chance
         };
         margins.iter().take_while(is_worth).count()

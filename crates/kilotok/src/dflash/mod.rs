@@ -5,6 +5,6 @@ mod confidence;
 mod watch;
 
 pub use crate::backend::cpu::accept::{Walk, accept};
-pub(crate) use adaptive::{Acceptance, CostModel, choose_drafts};
-pub(crate) use confidence::Confidence;
+pub(crate) use adaptive::{Acceptance, CostModel, RoundMean, choose_drafts};
+pub(crate) use confidence::{Confidence, KINDS, kind};
 pub(crate) use watch::Watch;

@@ -8,12 +8,15 @@ use super::stats::Shared;
 use super::worker::Submission;
 use super::{FinishReason, Finished, ModelInfo, Receipt, Request, Speculation, Token};
 use crate::backend::{Progress, SequenceInit, TokenLogprobs};
-use crate::dflash::{Acceptance, CostModel, choose_drafts};
+use crate::dflash::{Acceptance, CostModel, RoundMean, choose_drafts, kind};
 use crate::error::Result;
 
 /// Rounds between two whole blocks while the adaptive length is shorter, so that a drafter that
 /// got better is noticed.
 const EXPLORE_EVERY: usize = 32;
+
+/// Plain rounds, while drafts do not pay, before a sequence tries again; twice as many each time.
+const PATIENCE: std::ops::RangeInclusive<u32> = 48..=384;
 
 /// Whether drafter context is kept.
 fn is_speculative(speculation: Speculation) -> bool {
@@ -41,6 +44,8 @@ pub(super) struct Active {
     to_feed: usize,
     /// Of the next round: drafts, and the chance that is worth a row.
     drafts: (usize, f64),
+    /// Plain rounds since drafts no longer paid, and how many there are to be.
+    idle: (u32, u32),
     admitted: Instant,
     first_token: Option<Instant>,
     last_token: Option<Instant>,
@@ -58,6 +63,7 @@ impl Active {
         lease: Lease,
         speculation: Speculation,
         info: &ModelInfo,
+        others: RoundMean,
     ) -> Self {
         let admitted = Instant::now();
         let request = &submission.request;
@@ -78,10 +84,11 @@ impl Active {
             lease,
             tokens,
             speculation,
-            acceptance: Acceptance::new(info.max_drafts),
+            acceptance: Acceptance::new(info.max_drafts, others),
             prefilled: cached,
             to_feed: receipt.prompt_tokens,
             drafts: (0, 0.0),
+            idle: (0, *PATIENCE.start()),
             admitted,
             first_token: None,
             last_token: None,
@@ -176,16 +183,36 @@ impl Active {
             Speculation::Off => (0, 0.0),
             _ if plain => (0, 0.0),
             Speculation::Block(length) => ((length - 1).min(max_drafts), 0.0),
-            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => (max_drafts, 0.0),
-            Speculation::Auto if weighs => {
-                let pays = max_drafts > 0 && self.acceptance.pays(cost, sequences);
-                let drafts = if pays { max_drafts } else { 0 };
-                (drafts, cost.min_chance(sequences, max_drafts))
+            Speculation::Auto if weighs && max_drafts > 0 => {
+                self.weigh(cost, sequences, max_drafts)
             }
+            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => (max_drafts, 0.0),
             Speculation::Auto => {
                 (choose_drafts(&self.acceptance, cost, sequences, max_drafts), 0.0)
             }
         };
+    }
+
+    /// Whole blocks of which the backend verifies what is worth it, where that pays.
+    fn weigh(&mut self, cost: &CostModel, sequences: usize, max_drafts: usize) -> (usize, f64) {
+        let min_chance = cost.min_chance(sequences, max_drafts);
+        if self.acceptance.pays(cost, sequences) {
+            self.idle = (0, *PATIENCE.start());
+            let explores = self.receipt.rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1;
+            return (max_drafts, if explores { 0.0 } else { min_chance });
+        }
+        let (rounds, patience) = self.idle;
+        if rounds < patience {
+            self.idle.0 += 1;
+            return (0, 0.0);
+        }
+        self.idle = (0, (2 * patience).min(*PATIENCE.end()));
+        (max_drafts, min_chance)
+    }
+
+    /// Kind of its drafts.
+    pub(super) fn kind(&self) -> usize {
+        kind(&self.submission.request.params, self.is_constrained())
     }
 
     /// Counts one round, which emitted `tokens`.

@@ -16,7 +16,7 @@ use super::stream::Mailbox;
 use super::update::Update;
 use super::{EngineConfig, FinishReason, ModelInfo, Request, Token};
 use crate::backend::{Backend, End, Limits, Progress, Report, Slot, Work};
-use crate::dflash::{CostModel, Watch};
+use crate::dflash::{CostModel, KINDS, RoundMean, Watch, kind};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::sample::Constraint;
@@ -72,6 +72,8 @@ pub(super) struct Worker {
     /// Slots in order of arrival.
     order: Vec<Slot>,
     cost: CostModel,
+    /// By kind of sequence.
+    yields: [RoundMean; KINDS],
     watch: Watch,
     plan: Vec<Work>,
     report: Report,
@@ -92,6 +94,7 @@ impl Worker {
             slots: (0..limits.slots).map(|_| None).collect(),
             order: Vec::with_capacity(limits.slots),
             cost: CostModel::new(limits.max_rows),
+            yields: [RoundMean::guess(info.max_drafts); KINDS],
             watch: Watch::default(),
             plan: Vec::with_capacity(limits.slots),
             report: Report::default(),
@@ -241,7 +244,9 @@ impl Worker {
                 self.shared.prefix_queries.fetch_add(queries, Ordering::Relaxed);
                 self.shared.prefix_hits.fetch_add(hits, Ordering::Relaxed);
             }
-            let mut active = Active::new(submission, lease, speculation, &self.info);
+            let constrained = submission.request.grammar.is_some();
+            let others = self.yields[kind(&submission.request.params, constrained)];
+            let mut active = Active::new(submission, lease, speculation, &self.info, others);
             let slot = slot as Slot;
             let opened = self.backend.open(slot, active.sequence(&self.info));
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -372,6 +377,10 @@ impl Worker {
         for progress in report.progress.iter().filter(|p| p.speculative) {
             shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
             shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);
+            if let Some(active) = &self.slots[progress.slot as usize] {
+                let tokens = progress.tokens.len();
+                self.yields[active.kind()].observe(progress.drafted, tokens, RoundMean::LONG);
+            }
             // A drafter knows nothing of constraints, and need not guess well under one.
             let slot = self.slots[progress.slot as usize].as_ref();
             if slot.is_some_and(Active::is_constrained) {

@@ -53,7 +53,11 @@ fn run(executor: &mut CpuExecutor, sequences: &mut [Sequence], rng: &mut Rng) ->
         executor.verify(&rows);
         for (row, owner) in owners.iter().enumerate() {
             if let Some(number) = owner {
-                executor.commit(row..row + 1);
+                if rng.below(2) == 0 {
+                    executor.commit_later(row..row + 1);
+                } else {
+                    executor.commit(row..row + 1);
+                }
                 let (logits, taps) = (bits(executor.logits(row)), bits(executor.taps(row)));
                 outcomes[*number].rows.push((logits, taps));
             }

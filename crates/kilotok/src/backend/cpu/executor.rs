@@ -1,5 +1,6 @@
 //! Interprets the three lines of a program over preallocated buffers.
 
+mod context;
 mod draft;
 mod target;
 
@@ -8,16 +9,18 @@ use std::sync::Arc;
 
 use super::super::{DraftBlock, Executor, Limits, Page, Row, Slot, Snapshot};
 use super::cache::{Cache, CacheShape};
+use super::deferred::Deferred;
 use super::pages::PageTables;
 use super::saved::{self, Saved};
 use super::scratch::{Extents, Scratch};
 use super::simd::Simd;
 use super::workers::{Compute, Workers};
-use super::{attention_swa, check, draft_context, draft_fc};
+use super::{attention_swa, check};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::program::{OpKind, Program};
+use crate::program::Program;
 use crate::spec::{HeadMap, ModelSpec};
+use context::ContextRows;
 
 /// How a [`CpuExecutor`] is built.
 #[derive(Clone, Copy, Debug)]
@@ -45,6 +48,7 @@ pub struct CpuExecutor {
     /// Snapshots of `caches`, then of `draft_caches`.
     saved: Vec<Saved>,
     pages: PageTables,
+    deferred: Deferred,
     /// Rows of the last `verify`.
     rows: Vec<Row>,
 }
@@ -120,7 +124,9 @@ impl CpuExecutor {
         let snapshots = target.iter().chain(&draft).map(|shape| {
             saved::num_bytes(shape).and_then(|bytes| bytes.checked_mul(limits.snapshots))
         });
-        let buffers = [extents.num_bytes(), PageTables::bytes_for(limits)];
+        let tap_width = spec.drafter.as_ref().map_or(0, |d| d.taps.len() * spec.hidden);
+        let deferred = Deferred::bytes_for(limits.slots, limits.max_rows, tap_width);
+        let buffers = [extents.num_bytes(), PageTables::bytes_for(limits), deferred];
         let needed = needed.chain(snapshots).chain(buffers);
         check_memory(needed.into_iter().try_fold(0usize, |a, b| a.checked_add(b?)))?;
         let threads = threads
@@ -145,6 +151,7 @@ impl CpuExecutor {
             draft_caches: draft.into_iter().map(Cache::new).collect(),
             draft_offsets: (0..draft_heads.0).map(|h| h * draft_heads.1).collect(),
             pages: PageTables::new(limits),
+            deferred: Deferred::new(limits.slots, limits.max_rows, tap_width),
             rows: Vec::with_capacity(limits.max_rows),
             model,
         })
@@ -178,14 +185,19 @@ impl CpuExecutor {
             ("drafter cache", self.draft_caches.iter().map(Cache::num_bytes).sum()),
             ("prefix snapshots", self.saved.iter().map(Saved::num_bytes).sum()),
             ("page tables", self.pages.num_bytes()),
-            ("buffers", self.scratch.num_bytes()),
+            ("buffers", self.scratch.num_bytes() + self.deferred.num_bytes()),
         ]
+    }
+
+    /// Floats of a row's taps.
+    fn tap_width(&self) -> usize {
+        let taps = self.model.spec.drafter.as_ref().map_or(0, |d| d.taps.len());
+        taps * self.model.spec.hidden
     }
 
     /// Taps of row `row` of the last `verify`, `[taps, hidden]`.
     pub fn taps(&self, row: usize) -> &[f32] {
-        let taps = self.model.spec.drafter.as_ref().map_or(0, |d| d.taps.len());
-        let width = taps * self.model.spec.hidden;
+        let width = self.tap_width();
         &self.scratch.taps[row * width..][..width]
     }
 
@@ -215,6 +227,7 @@ impl Executor for CpuExecutor {
 
     /// Gives a slot to a new sequence: replaces its page table, clears its rings.
     fn set_pages(&mut self, slot: Slot, pages: &[Page]) {
+        self.deferred.clear(slot);
         self.pages.set(slot, pages);
         self.caches.iter_mut().chain(&mut self.draft_caches).for_each(|c| c.clear(slot));
     }
@@ -225,12 +238,15 @@ impl Executor for CpuExecutor {
         if model.spec != self.model.spec {
             return Err(Error::model_format("spec", "the new weights are of another model"));
         }
+        // What was seen under the old weights becomes context under them.
+        (0..self.limits.slots).for_each(|slot| self.settle(slot as Slot));
         self.model = model;
         Ok(())
     }
 
     /// Saves the rings of a slot, of the target's layers and of the drafter's.
     fn save_state(&mut self, slot: Slot, positions: usize, snapshot: Snapshot) {
+        self.settle(slot);
         let caches = self.caches.iter().chain(&self.draft_caches);
         for (cache, saved) in caches.zip(&mut self.saved) {
             saved.save(cache, slot, positions, snapshot);
@@ -282,48 +298,32 @@ impl Executor for CpuExecutor {
     /// # Panics
     /// Where the range reaches beyond those rows.
     fn commit(&mut self, rows: Range<usize>) {
-        let (Some(spec), Some(drafter)) = (&self.model.spec.drafter, &self.model.drafter) else {
-            return;
-        };
-        let width = spec.taps.len() * self.model.spec.hidden;
-        let hidden = self.model.spec.hidden;
-        let (compute, s) = (&self.compute, &mut self.scratch);
-        let taps = &s.taps[rows.start * width..rows.end * width];
-        let rows = &self.rows[rows];
-        let identity = &s.identity[..rows.len()];
-        if rows.is_empty() {
+        if let Some(row) = self.rows[rows.clone()].first() {
+            self.settle(row.slot);
+        }
+        self.context(ContextRows::Fresh(rows));
+    }
+
+    fn commit_later(&mut self, rows: Range<usize>) {
+        let Some(&Row { slot, .. }) = self.rows[rows.clone()].first() else { return };
+        if self.model.drafter.is_none() {
             return;
         }
-        for op in &self.program.context {
-            match op.kind {
-                OpKind::DraftFc => {
-                    let eps = spec.norm_eps;
-                    let (fused, context) = (&mut s.fused, &mut s.context);
-                    let packs = &mut s.packs;
-                    draft_fc::run(compute, (drafter, eps), packs, taps, identity, fused, context);
-                }
-                OpKind::DraftContext => {
-                    let Some(table) = &mut s.draft_rope else { continue };
-                    table.fill(rows.iter().map(|r| r.position));
-                    for (layer, cache) in drafter.layers.iter().zip(&mut self.draft_caches) {
-                        let buffers = draft_context::Buffers {
-                            packs: &mut s.packs,
-                            context: &s.context[..rows.len() * hidden],
-                            kv: &mut s.qkv,
-                            rope: table,
-                        };
-                        draft_context::run(
-                            compute,
-                            (spec, layer),
-                            buffers,
-                            (rows, identity),
-                            (cache, &self.pages),
-                        );
-                    }
-                }
-                _ => unreachable!("no such op in the context line"),
-            }
+        if !self.deferred.has_room(slot, rows.len()) {
+            self.settle(slot);
         }
+        if !self.deferred.has_room(slot, rows.len()) {
+            return self.commit(rows);
+        }
+        let width = self.tap_width();
+        for i in rows {
+            self.deferred.push(self.rows[i], &self.scratch.taps[i * width..][..width]);
+        }
+    }
+
+    fn settle(&mut self, slot: Slot) {
+        self.context(ContextRows::Deferred(slot));
+        self.deferred.clear(slot);
     }
 
     /// Drafts `drafts` tokens for every block and appends them to `out`, block after block.
@@ -335,6 +335,9 @@ impl Executor for CpuExecutor {
         let Some(spec) = &self.model.spec.drafter else { return };
         let block_size = spec.block_size;
         self.scratch.draft_margins.clear();
+        for block in blocks {
+            self.settle(block.slot);
+        }
         let mut first = 0;
         while first < blocks.len() {
             // As many blocks as the buffers hold; pieces do not change a block's bits (law 1).

@@ -12,6 +12,7 @@ mod attention_swa;
 mod cache;
 pub(in crate::backend) mod check;
 pub(crate) mod choose;
+mod deferred;
 mod dense_down;
 mod dense_up;
 mod draft_attention;
