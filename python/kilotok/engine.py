@@ -476,8 +476,8 @@ class Engine:
         prompt: str | list[int],
         params: SamplingParams | None,
         speculation: Speculation | None,
-        priority: int,
-        cache_salt: str | None,
+        priority: int = 0,
+        cache_salt: str | None = None,
         *,
         message: bool = False,
     ) -> Generation:
