@@ -196,7 +196,10 @@ impl Active {
     /// Whole blocks of which the backend verifies what is worth it, where that pays.
     fn weigh(&mut self, cost: &CostModel, sequences: usize, max_drafts: usize) -> (usize, f64) {
         let min_chance = cost.min_chance(sequences, max_drafts);
-        if self.acceptance.pays(cost, sequences) {
+        // What others came to must not keep a sequence from trying once: short ones would never draft
+        // again, and nothing better would be learned.
+        let untried = self.receipt.speculative_rounds == 0;
+        if untried || self.acceptance.pays(cost, sequences) {
             self.idle = (0, *PATIENCE.start());
             let explores = self.receipt.rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1;
             return (max_drafts, if explores { 0.0 } else { min_chance });
