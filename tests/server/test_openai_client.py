@@ -183,7 +183,9 @@ def test_retries_honour_the_queue(start):
     blunt = patient.with_options(max_retries=0)
 
     def ask(client):
-        return client.completions.create(model="demo", prompt="x", max_tokens=60)
+        # The simulated model may end a text anywhere.
+        whole = {"ignore_eos": True}
+        return client.completions.create(model="demo", prompt="x", max_tokens=60, extra_body=whole)
 
     with concurrent.futures.ThreadPoolExecutor(8) as pool:
         patient_ones = [pool.submit(ask, patient) for _ in range(4)]
@@ -214,9 +216,10 @@ def test_a_retry_waits_as_long_as_the_server_asks(start):
         http_client=httpx.Client(event_hooks=hooks),
     )
     # One that is served says how long others take, and one that runs is in the way.
-    patient.completions.create(model="demo", prompt="x", max_tokens=60)
+    whole = {"ignore_eos": True}
+    patient.completions.create(model="demo", prompt="x", max_tokens=60, extra_body=whole)
     holding = openai.OpenAI(base_url=f"{busy.url}/v1", api_key="test-key").completions.create(
-        model="demo", prompt="x", max_tokens=80, stream=True
+        model="demo", prompt="x", max_tokens=80, stream=True, extra_body=whole
     )
     next(holding)
     seen.clear()
