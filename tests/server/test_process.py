@@ -35,11 +35,13 @@ def wait_for_streams(server, count):
     raise TimeoutError(needle)
 
 
-@pytest.mark.parametrize("simulation", [[], ["--simulate", "300"]], ids=["demo", "simulated"])
-def test_sigterm_finishes_32_open_streams(start, simulation):
+@pytest.mark.parametrize(
+    ("simulation", "tokens"), [([], 100), (["--simulate", "300"], 900)], ids=["demo", "simulated"]
+)
+def test_sigterm_finishes_32_open_streams(start, simulation, tokens):
     server = start(*simulation, "--max-batch", "32")
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        streams = [pool.submit(stream, server, 60) for _ in range(32)]
+        streams = [pool.submit(stream, server, tokens) for _ in range(32)]
         wait_for_streams(server, 32)
         server.process.send_signal(signal.SIGTERM)
         assert all("data: [DONE]" in one.result() for one in streams)
