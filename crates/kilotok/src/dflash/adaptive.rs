@@ -71,7 +71,9 @@ impl Acceptance {
     pub(crate) fn pays(&self, cost: &CostModel, sequences: usize) -> bool {
         let RoundMean { tokens, rows, .. } = self.round;
         let seconds = cost.verify((sequences as f64 * rows).round() as usize) + cost.draft();
-        cost.samples(1) == 0 || cost.draft() == 0.0 || tokens * cost.verify(sequences) > seconds
+        // The first rounds of an engine are cold, and whole blocks: they say little of what follows.
+        let unknown = cost.samples(1) == 0 || cost.draft.count < WARM;
+        unknown || tokens * cost.verify(sequences) > seconds
     }
 
     /// Learns from one round.
@@ -107,6 +109,9 @@ const PLAIN_SPACING: [usize; 4] = [4, 16, 16, 64];
 
 /// Samples of whole blocks before the length may be chosen by them.
 const ENOUGH: usize = 5;
+
+/// Rounds with drafts before their price may speak against drafting.
+const WARM: usize = 16;
 
 /// The newest samples of a duration.
 #[derive(Clone, Copy, Debug, Default)]
