@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,7 +11,7 @@ from program import CONSTANTS, PAYLOADS, STRUCTS, zeros
 
 
 @dataclass
-class Machine:
+class Machine(ABC):
     """Ops over numpy arrays, which are read and written in place.
 
     Attributes
@@ -36,9 +37,9 @@ class Machine:
                 payload[name] = value
         self.launch(CONSTANTS[f"KILOTOK_OP_{op}"], payload, buffers, command)
 
+    @abstractmethod
     def launch(self, kind, payload, buffers, command) -> None:
         """Run one op; ``buffers`` are (offset of the address in the payload, array)."""
-        raise NotImplementedError
 
 
 class Emulator(Machine):

@@ -1,11 +1,8 @@
 //! Plans for models that are not there.
 
-use std::path::PathBuf;
-
 use kilotok::Error;
 use kilotok::backend::gpu::Mode;
 use kilotok::backend::gpu::synthetic::Synthetic;
-use kilotok::config::DrafterChoice;
 use kilotok::plan::{PlanRequest, Times, bench_times};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
@@ -67,12 +64,7 @@ pub(crate) fn plan<'py>(
     price: Option<f64>,
     allreduce_us: Option<f64>,
 ) -> PyResult<Bound<'py, PyDict>> {
-    let drafter = match drafter {
-        "auto" => DrafterChoice::Auto,
-        "none" => DrafterChoice::None,
-        dir => DrafterChoice::Dir(PathBuf::from(dir)),
-    };
-    let gpu = gpu.to_owned();
+    let (drafter, gpu) = (drafter.into(), gpu.to_owned());
     let request =
         PlanRequest { config, drafter, experts, gpu, tp, context, block, tau, price, allreduce_us };
     let (fits, json, text) = py.detach(|| {

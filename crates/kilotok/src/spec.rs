@@ -123,6 +123,13 @@ pub struct HeadMap {
     pub width: usize,
 }
 
+impl ModelSpec {
+    /// Elements of a row's taps, all of the drafter's layers together; 0 without a drafter.
+    pub fn tap_width(&self) -> usize {
+        self.drafter.as_ref().map_or(0, |drafter| drafter.taps.len() * self.hidden)
+    }
+}
+
 impl AttentionSpec {
     /// Rows of one fused chunk (all rows where split).
     pub fn rows_per_chunk(&self) -> usize {

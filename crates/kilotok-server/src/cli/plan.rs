@@ -1,9 +1,8 @@
 //! `kilotok plan`.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use clap::Args;
-use kilotok::config::DrafterChoice;
 use kilotok::plan::{PlanRequest, plan};
 
 use super::{DONE, Outcome, logging, model};
@@ -55,14 +54,9 @@ impl Plan {
             Some(config) => config,
             None => model::locate(None, demo)?.0.display().to_string(),
         };
-        let drafter = match self.drafter.as_str() {
-            "auto" => DrafterChoice::Auto,
-            "none" => DrafterChoice::None,
-            dir => DrafterChoice::Dir(PathBuf::from(dir)),
-        };
         let plan = plan(&PlanRequest {
             config,
-            drafter,
+            drafter: self.drafter.as_str().into(),
             experts: self.experts,
             gpu: self.gpu,
             tp: self.tp,

@@ -40,6 +40,17 @@ pub enum DrafterChoice {
     Dir(PathBuf),
 }
 
+impl From<&str> for DrafterChoice {
+    /// `auto`, `none` or a directory, as users write it.
+    fn from(text: &str) -> Self {
+        match text {
+            "auto" => Self::Auto,
+            "none" => Self::None,
+            dir => Self::Dir(dir.into()),
+        }
+    }
+}
+
 impl DrafterChoice {
     /// The drafter's directory for a model in `dir`, or `None`.
     pub(crate) fn resolve(&self, dir: &Path) -> Option<PathBuf> {

@@ -63,7 +63,7 @@ impl Confidence {
     pub(crate) fn worth_verifying(&self, margins: &[f32], min_chance: f64) -> usize {
         let mut chance = 1.0;
         let is_worth = |margin: &&f32| {
-            if **margin < f32::INFINITY || margin.is_nan() {
+            if **margin != f32::INFINITY {
                 let (hits, tries) = self.counts[class(**margin)];
                 chance *= hits / tries;
             }

@@ -8,7 +8,7 @@ use super::stats::Shared;
 use super::worker::Submission;
 use super::{FinishReason, Finished, ModelInfo, Receipt, Request, Speculation, Token};
 use crate::backend::{Progress, SequenceInit, TokenLogprobs};
-use crate::dflash::{Acceptance, CostModel, RoundMean, choose_drafts, kind};
+use crate::dflash::{Acceptance, CostModel, KINDS, RoundMean, choose_drafts};
 use crate::error::Result;
 
 /// Rounds between two whole blocks while the adaptive length is shorter, so that a drafter that
@@ -63,9 +63,10 @@ impl Active {
         lease: Lease,
         speculation: Speculation,
         info: &ModelInfo,
-        others: RoundMean,
+        yields: &[RoundMean; KINDS],
     ) -> Self {
         let admitted = Instant::now();
+        let others = yields[submission.kind()];
         let request = &submission.request;
         let cached = lease.cached().map_or(0, |cached| cached.positions);
         let room = request.prompt.len() + request.params.max_tokens as usize;
@@ -129,7 +130,7 @@ impl Active {
     }
 
     pub(super) fn is_constrained(&self) -> bool {
-        self.submission.request.grammar.is_some()
+        self.submission.is_constrained()
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
@@ -177,7 +178,6 @@ impl Active {
         max_drafts: usize,
         weighs: bool,
     ) {
-        let round = self.receipt.rounds;
         let plain = sequences == 1 && cost.wants_plain();
         self.drafts = match self.speculation {
             Speculation::Off => (0, 0.0),
@@ -186,7 +186,7 @@ impl Active {
             Speculation::Auto if weighs && max_drafts > 0 => {
                 self.weigh(cost, sequences, max_drafts)
             }
-            Speculation::Auto if round % EXPLORE_EVERY == EXPLORE_EVERY - 1 => (max_drafts, 0.0),
+            Speculation::Auto if self.explores() => (max_drafts, 0.0),
             Speculation::Auto => {
                 (choose_drafts(&self.acceptance, cost, sequences, max_drafts), 0.0)
             }
@@ -201,8 +201,7 @@ impl Active {
         let untried = self.receipt.speculative_rounds == 0;
         if untried || self.acceptance.pays(cost, sequences) {
             self.idle = (0, *PATIENCE.start());
-            let explores = self.receipt.rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1;
-            return (max_drafts, if explores { 0.0 } else { min_chance });
+            return (max_drafts, if self.explores() { 0.0 } else { min_chance });
         }
         let (rounds, patience) = self.idle;
         if rounds < patience {
@@ -213,9 +212,14 @@ impl Active {
         (max_drafts, min_chance)
     }
 
+    /// Whether the next round is to see a whole block.
+    fn explores(&self) -> bool {
+        self.receipt.rounds % EXPLORE_EVERY == EXPLORE_EVERY - 1
+    }
+
     /// Kind of its drafts.
     pub(super) fn kind(&self) -> usize {
-        kind(&self.submission.request.params, self.is_constrained())
+        self.submission.kind()
     }
 
     /// Counts one round, which emitted `tokens`.

@@ -50,6 +50,15 @@ impl Submission {
     ) -> Self {
         Self { request, constraint, mailbox, submitted: std::time::Instant::now(), seed }
     }
+
+    pub(super) fn is_constrained(&self) -> bool {
+        self.request.grammar.is_some()
+    }
+
+    /// Kind of its drafts.
+    pub(super) fn kind(&self) -> usize {
+        kind(&self.request.params, self.is_constrained())
+    }
 }
 
 impl Drop for Submission {
@@ -244,9 +253,7 @@ impl Worker {
                 self.shared.prefix_queries.fetch_add(queries, Ordering::Relaxed);
                 self.shared.prefix_hits.fetch_add(hits, Ordering::Relaxed);
             }
-            let constrained = submission.request.grammar.is_some();
-            let others = self.yields[kind(&submission.request.params, constrained)];
-            let mut active = Active::new(submission, lease, speculation, &self.info, others);
+            let mut active = Active::new(submission, lease, speculation, &self.info, &self.yields);
             let slot = slot as Slot;
             let opened = self.backend.open(slot, active.sequence(&self.info));
             self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
@@ -377,13 +384,11 @@ impl Worker {
         for progress in report.progress.iter().filter(|p| p.speculative) {
             shared.accepted.fetch_add(progress.accepted as u64, Ordering::Relaxed);
             shared.speculative_rounds.fetch_add(1, Ordering::Relaxed);
-            if let Some(active) = &self.slots[progress.slot as usize] {
-                let tokens = progress.tokens.len();
-                self.yields[active.kind()].observe(progress.drafted, tokens, RoundMean::LONG);
-            }
+            let Some(active) = &self.slots[progress.slot as usize] else { continue };
+            let tokens = progress.tokens.len();
+            self.yields[active.kind()].observe(progress.drafted, tokens, RoundMean::LONG);
             // A drafter knows nothing of constraints, and need not guess well under one.
-            let slot = self.slots[progress.slot as usize].as_ref();
-            if slot.is_some_and(Active::is_constrained) {
+            if active.is_constrained() {
                 continue;
             }
             if let Some(warning) = self.watch.round(progress.accepted) {

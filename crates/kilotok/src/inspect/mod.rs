@@ -12,7 +12,7 @@ use std::path::Path;
 pub use census::CensusRow;
 use serde::Serialize;
 pub use summary::{AttentionSummary, DrafterSummary, ModelSummary};
-pub use traffic::{KvBytes, RankMemory, ReadBytes};
+pub use traffic::{KvBytes, RankMemory, ReadBytes, distinct_experts};
 
 use crate::config::{self, Announced, DrafterChoice, Quantization, Texts};
 use crate::error::Result;

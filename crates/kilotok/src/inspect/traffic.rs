@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::spec::{MlpSpec, ModelSpec};
+use crate::spec::{MlpSpec, ModelSpec, MoeSpec};
 use crate::weights::WeightPlan;
 use crate::weights::resolve::Found;
 use crate::weights::table::{Demand, Part, Place};
@@ -56,10 +56,10 @@ pub struct RankMemory {
 }
 
 /// Expected number of distinct experts that `rows` rows meet, each choosing `top_k` of `experts`
-/// uniformly and independently: `E (1 - (1 - k/E)^T)` (mimo_spec 7.2).
-pub(super) fn distinct_experts(experts: usize, top_k: usize, rows: usize) -> f64 {
-    let experts = experts as f64;
-    experts * (1.0 - (1.0 - top_k as f64 / experts).powf(rows as f64))
+/// uniformly and independently: `E (1 - (1 - k/E)^rows)` (mimo_spec 7.2). An upper bound: rows of a
+/// text route alike.
+pub fn distinct_experts(experts: f64, top_k: f64, rows: f64) -> f64 {
+    experts * (1.0 - (1.0 - top_k / experts).powf(rows))
 }
 
 pub(super) fn reads(
@@ -88,11 +88,13 @@ pub(super) fn reads(
             MlpSpec::Dense { .. } => None,
         })
         .collect();
-    // One configuration serves every sparse layer, so one share does.
-    let share = |rows: usize| {
-        moe.first()
-            .map_or(0.0, |moe| distinct_experts(moe.experts, moe.top_k, rows) / moe.experts as f64)
+    // One configuration serves every sparse layer.
+    let touched = |rows: usize| {
+        let distinct =
+            |moe: &&MoeSpec| distinct_experts(moe.experts as f64, moe.top_k as f64, rows as f64);
+        moe.first().map_or(0.0, distinct)
     };
+    let share = |rows: usize| touched(rows) / moe.first().map_or(1.0, |moe| moe.experts as f64);
     let count: usize = moe.iter().map(|moe| moe.experts).sum();
     let pass = |rows: usize| {
         let rows_of_embedding = embed / spec.vocab as u64 * rows as u64;
@@ -103,9 +105,7 @@ pub(super) fn reads(
         expert: (all_experts / (count.max(1)) as f64).round() as u64,
         decode: pass(1),
         verify8: pass(VERIFY_ROWS),
-        verify8_experts: moe
-            .first()
-            .map_or(0.0, |moe| distinct_experts(moe.experts, moe.top_k, VERIFY_ROWS)),
+        verify8_experts: touched(VERIFY_ROWS),
         draft: (!draft.is_empty())
             .then(|| head + draft.iter().map(|(_, found)| found.num_bytes()).sum::<u64>()),
     }

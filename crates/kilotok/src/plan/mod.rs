@@ -19,6 +19,7 @@ mod source;
 #[cfg(test)]
 mod tests;
 
+pub use crate::inspect::distinct_experts;
 pub use bench::{BenchTimes, bench_times};
 pub use card::{CARDS, Card};
 pub use constants::{CONSTANTS, Constant, Origin};
@@ -69,12 +70,6 @@ pub struct Plan {
     pub constants: &'static [Constant],
     /// What is not in these numbers, and what they assume.
     pub notes: Vec<String>,
-}
-
-/// Expected number of distinct experts that `rows` rows meet if each chooses `top_k` of `experts`
-/// independently and uniformly: `E (1 - (1 - k/E)^rows)`. An upper bound: rows of a text route alike.
-pub fn distinct_experts(experts: f64, top_k: f64, rows: f64) -> f64 {
-    experts * (1.0 - (1.0 - top_k / experts).powf(rows))
 }
 
 /// One rank's model without bytes, lowered for `sequences` sequences.

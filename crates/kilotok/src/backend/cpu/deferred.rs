@@ -7,7 +7,7 @@
 use crate::backend::{Row, Slot};
 
 /// Rows of a slot at most.
-pub(super) const MOST_ROWS: usize = 32;
+const MOST_ROWS: usize = 32;
 
 /// Rows and their taps by slot, allocated once.
 #[derive(Debug)]
@@ -39,9 +39,9 @@ impl Deferred {
         self.taps.len() * 4
     }
 
-    /// Whether `count` more rows fit.
-    pub(super) fn has_room(&self, slot: Slot, count: usize) -> bool {
-        self.rows[slot as usize].len() + count <= self.most
+    /// Whether no more rows of a slot fit.
+    pub(super) fn is_full(&self, slot: Slot) -> bool {
+        self.rows[slot as usize].len() == self.most
     }
 
     /// Keeps a row; there is room.

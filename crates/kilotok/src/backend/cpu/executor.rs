@@ -124,7 +124,7 @@ impl CpuExecutor {
         let snapshots = target.iter().chain(&draft).map(|shape| {
             saved::num_bytes(shape).and_then(|bytes| bytes.checked_mul(limits.snapshots))
         });
-        let tap_width = spec.drafter.as_ref().map_or(0, |d| d.taps.len() * spec.hidden);
+        let tap_width = spec.tap_width();
         let deferred = Deferred::bytes_for(limits.slots, limits.max_rows, tap_width);
         let buffers = [extents.num_bytes(), PageTables::bytes_for(limits), deferred];
         let needed = needed.chain(snapshots).chain(buffers);
@@ -189,15 +189,9 @@ impl CpuExecutor {
         ]
     }
 
-    /// Floats of a row's taps.
-    fn tap_width(&self) -> usize {
-        let taps = self.model.spec.drafter.as_ref().map_or(0, |d| d.taps.len());
-        taps * self.model.spec.hidden
-    }
-
     /// Taps of row `row` of the last `verify`, `[taps, hidden]`.
     pub fn taps(&self, row: usize) -> &[f32] {
-        let width = self.tap_width();
+        let width = self.model.spec.tap_width();
         &self.scratch.taps[row * width..][..width]
     }
 
@@ -305,19 +299,16 @@ impl Executor for CpuExecutor {
     }
 
     fn commit_later(&mut self, rows: Range<usize>) {
-        let Some(&Row { slot, .. }) = self.rows[rows.clone()].first() else { return };
         if self.model.drafter.is_none() {
             return;
         }
-        if !self.deferred.has_room(slot, rows.len()) {
-            self.settle(slot);
-        }
-        if !self.deferred.has_room(slot, rows.len()) {
-            return self.commit(rows);
-        }
-        let width = self.tap_width();
+        let width = self.model.spec.tap_width();
         for i in rows {
-            self.deferred.push(self.rows[i], &self.scratch.taps[i * width..][..width]);
+            let row = self.rows[i];
+            if self.deferred.is_full(row.slot) {
+                self.settle(row.slot);
+            }
+            self.deferred.push(row, &self.scratch.taps[i * width..][..width]);
         }
     }
 

@@ -63,7 +63,7 @@ impl Extents {
             e.qkv = e.qkv.max(Layout::of(d).width);
             e.attention = e.attention.max(d.heads * d.head_dim);
             e.activations = e.activations.max(d.inter);
-            e.taps = d.taps.len() * spec.hidden;
+            e.taps = spec.tap_width();
             e.packed = e.packed.max(Packed::padded(d.inter)).max(Packed::padded(e.taps));
             e.v_dim = e.v_dim.max(d.head_dim);
             e.drafts = limits.slots * (d.block_size - 1);

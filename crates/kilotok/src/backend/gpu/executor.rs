@@ -130,7 +130,7 @@ impl<D: Device> GpuExecutor<D> {
             pass_rows: lowered.pass_rows,
             block_rows: lowered.block_rows,
             vocab: spec.vocab,
-            taps_width: spec.drafter.as_ref().map_or(0, |d| d.taps.len() * spec.hidden),
+            taps_width: spec.tap_width(),
             rows: Vec::with_capacity(limits.max_rows),
             is_committed: true,
             logits: machine.rows(limits.max_rows * stride)?,

@@ -23,7 +23,7 @@ impl CpuExecutor {
             return;
         };
         let hidden = self.model.spec.hidden;
-        let width = spec.taps.len() * hidden;
+        let width = self.model.spec.tap_width();
         let (compute, s) = (&self.compute, &mut self.scratch);
         let (rows, taps) = match of {
             ContextRows::Fresh(rows) => {

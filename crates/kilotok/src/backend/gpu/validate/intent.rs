@@ -10,7 +10,7 @@ use kilotok_kernels::abi::program as abi;
 
 use super::super::arena::Region;
 use super::super::lower::{Lowered, Rows};
-use super::fields;
+use super::{fields, order};
 use crate::spec::{Activation, ModelSpec, RopeSpec};
 
 type Told<T> = Result<T, String>;
@@ -280,4 +280,11 @@ fn activation(activation: Activation) -> abi::Activation {
             abi::Activation { kind: abi::CLAMPED_SWIGLU, alpha, limit, reserved: 0 }
         }
     }
+}
+
+/// An attention op, and what puts its partial results together where there are several.
+fn with_merge(attention: abi::Op) -> Vec<abi::Op> {
+    let merge = order::merge_of(&attention).filter(|merge| merge.max_chunks > 1);
+    let merge = merge.map(|merge| abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
+    std::iter::once(attention).chain(merge).collect()
 }

@@ -107,13 +107,16 @@ fn chunks(op: &abi::Op) -> u32 {
 }
 
 fn is_merge_of(attention: &abi::Op, merge: &abi::Op) -> bool {
-    if merge.kind != abi::OP_ATTENTION_MERGE || attention.flags != merge.flags {
-        return false;
-    }
-    let left = match attention.kind {
+    (merge.kind, merge.flags) == (abi::OP_ATTENTION_MERGE, attention.flags)
+        && merge_of(attention) == Some(merge.payload())
+}
+
+/// What puts the partial results of an attention op together.
+pub(super) fn merge_of(attention: &abi::Op) -> Option<abi::AttentionMerge> {
+    match attention.kind {
         abi::OP_ATTENTION => {
             let a: abi::Attention = attention.payload();
-            abi::AttentionMerge {
+            Some(abi::AttentionMerge {
                 out: a.out,
                 sinks: a.sinks,
                 scratch: a.scratch,
@@ -123,11 +126,11 @@ fn is_merge_of(attention: &abi::Op, merge: &abi::Op) -> bool {
                 window: a.window,
                 max_chunks: a.max_chunks,
                 is_draft: 0,
-            }
+            })
         }
         abi::OP_DRAFT_ATTENTION => {
             let a: abi::DraftAttention = attention.payload();
-            abi::AttentionMerge {
+            Some(abi::AttentionMerge {
                 out: a.out,
                 sinks: a.sinks,
                 scratch: a.scratch,
@@ -137,9 +140,8 @@ fn is_merge_of(attention: &abi::Op, merge: &abi::Op) -> bool {
                 window: a.window,
                 max_chunks: a.max_chunks,
                 is_draft: 1,
-            }
+            })
         }
-        _ => return false,
-    };
-    left == merge.payload()
+        _ => None,
+    }
 }

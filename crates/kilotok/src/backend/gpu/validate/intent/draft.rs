@@ -3,7 +3,7 @@
 use kilotok_kernels::abi::program as abi;
 
 use super::super::super::lower::Rows;
-use super::{Intent, Told};
+use super::{Intent, Told, with_merge};
 use crate::spec::DrafterSpec;
 
 impl Intent<'_> {
@@ -112,21 +112,6 @@ impl Intent<'_> {
             max_chunks,
             reserved: 0,
         };
-        let mut ops = vec![abi::Op::new(abi::OP_DRAFT_ATTENTION, 0, &attention)];
-        if max_chunks > 1 {
-            let merge = abi::AttentionMerge {
-                out: out.address,
-                sinks: attention.sinks,
-                scratch,
-                out_stride: out.stride,
-                heads: heads as u32,
-                v_dim: dim as u32,
-                window: attention.window,
-                max_chunks,
-                is_draft: 1,
-            };
-            ops.push(abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
-        }
-        Ok(ops)
+        Ok(with_merge(abi::Op::new(abi::OP_DRAFT_ATTENTION, 0, &attention)))
     }
 }

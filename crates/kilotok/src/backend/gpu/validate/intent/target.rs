@@ -2,7 +2,7 @@
 
 use kilotok_kernels::abi::program as abi;
 
-use super::{Intent, Told, activation};
+use super::{Intent, Told, activation, with_merge};
 use crate::spec::{AttentionSpec, MlpSpec, MoeSpec, RopeSpec, RouterKind};
 
 impl Intent<'_> {
@@ -117,22 +117,7 @@ impl Intent<'_> {
             max_chunks,
             reserved: 0,
         };
-        let mut ops = vec![abi::Op::new(abi::OP_ATTENTION, 0, &attention)];
-        if max_chunks > 1 {
-            let merge = abi::AttentionMerge {
-                out: out.address,
-                sinks: attention.sinks,
-                scratch,
-                out_stride: out.stride,
-                heads: heads as u32,
-                v_dim: a.v_dim as u32,
-                window: attention.window,
-                max_chunks,
-                is_draft: 0,
-            };
-            ops.push(abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
-        }
-        Ok(ops)
+        Ok(with_merge(abi::Op::new(abi::OP_ATTENTION, 0, &attention)))
     }
 
     pub(super) fn target(&self) -> Told<Vec<abi::Op>> {
