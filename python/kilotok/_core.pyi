@@ -189,11 +189,3 @@ def gpu_op(
     repeats: int = 1,
     device: int = 0,
 ) -> tuple[list[bytes], bytes, bytes, float]: ...
-def gpu_moe(
-    shape: tuple[int, int, int],
-    gate: tuple[bytes, bytes],
-    up: tuple[bytes, bytes],
-    down: tuple[bytes, bytes],
-    batches: Sequence[tuple[int, bytes, bytes, bytes, bytes]],
-    device: int = 0,
-) -> list[tuple[bytes, bytes]]: ...

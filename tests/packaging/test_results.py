@@ -41,7 +41,7 @@ def test_a_result_without_the_list_is_found(copy):
     (copy / H200 / "STALE.md").unlink()
     done = check(copy)
     assert done.returncode == 1
-    for name in ("machine", "demo", "moe_layer", "consumer_rate", "probe"):
+    for name in ("machine", "demo", "consumer_rate", "probe"):
         assert f"{H200}/{name}.json is older than the kernels" in done.stderr
 
 

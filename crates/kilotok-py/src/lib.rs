@@ -12,7 +12,6 @@ mod engine;
 mod errors;
 mod gpu;
 mod gpu_check;
-mod gpu_ops;
 mod info;
 mod inspection;
 mod load;
@@ -43,8 +42,6 @@ mod _core {
     use super::gpu::{gpu_memory, gpu_report, run_gpu_probe};
     #[pymodule_export]
     use super::gpu_check::gpu_op;
-    #[pymodule_export]
-    use super::gpu_ops::gpu_moe;
     #[pymodule_export]
     use super::inspection::inspect;
     #[pymodule_export]

@@ -35,37 +35,5 @@ typedef struct KilotokProbeResult {
   uint32_t num_blocks;    // blocks in the grid as the device saw it
 } KilotokProbeResult;
 
-// Arguments of kilotok_moe_up, passed by value; shapes and layouts in ops/moe_up.cuh.
-typedef struct KilotokMoeUpArgs {
-  uint64_t weights;       // device address of all experts' gate and up steps
-  uint64_t x;             // device address of [rows, size] bf16
-  uint64_t experts;       // device address of [rows, top_k] u32
-  uint64_t hidden;        // device address of [rows, top_k, inter] bf16, written
-  uint64_t expert_bytes;  // from one expert's steps to the next one's
-  uint32_t rows;          // 1..8; rows * top_k <= 64
-  uint32_t top_k;
-  uint32_t size;   // multiple of 64
-  uint32_t inter;  // multiple of 16
-} KilotokMoeUpArgs;
-
-// Arguments of kilotok_moe_down, passed by value; shapes and layouts in ops/moe_down.cuh.
-typedef struct KilotokMoeDownArgs {
-  uint64_t weights;       // device address of all experts' down steps
-  uint64_t hidden;        // device address of [rows, top_k, inter] bf16
-  uint64_t experts;       // device address of [rows, top_k] u32
-  uint64_t gates;         // device address of [rows, top_k] f32
-  uint64_t residual;      // device address of [rows, size] f32, read and written
-  uint64_t expert_bytes;  // from one expert's steps to the next one's
-  uint32_t rows;          // 1..8; rows * top_k <= 64
-  uint32_t top_k;
-  uint32_t size;         // multiple of 32
-  uint32_t inter;        // multiple of 64
-  uint32_t slice_steps;  // steps of K that one warp adds up before the slices are added; a function
-                         // of inter alone
-  uint32_t reserved;
-} KilotokMoeDownArgs;
-
 static_assert(sizeof(KilotokProbeArgs) == 40, "KilotokProbeArgs is 40 bytes in abi.rs");
 static_assert(sizeof(KilotokProbeResult) == 32, "KilotokProbeResult is 32 bytes in abi.rs");
-static_assert(sizeof(KilotokMoeUpArgs) == 56, "KilotokMoeUpArgs is 56 bytes in abi.rs");
-static_assert(sizeof(KilotokMoeDownArgs) == 72, "KilotokMoeDownArgs is 72 bytes in abi.rs");

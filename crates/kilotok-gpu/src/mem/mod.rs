@@ -26,6 +26,6 @@ macro_rules! device_copy {
 }
 
 device_copy!(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64);
-device_copy!(abi::ProbeArgs, abi::ProbeResult, abi::MoeUpArgs, abi::MoeDownArgs);
+device_copy!(abi::ProbeArgs, abi::ProbeResult);
 device_copy!(abi::program::Op, abi::program::Command, abi::program::Machine);
 device_copy!(abi::program::Choice);
