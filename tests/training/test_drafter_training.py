@@ -18,11 +18,14 @@ import tiny  # noqa: E402
 
 from kilotok import Engine, SamplingParams  # noqa: E402
 from kilotok.errors import InvalidRequestError  # noqa: E402
+from kilotok.training.dflash import trainer as training  # noqa: E402
+from kilotok.training.dflash.answers import load_answers, regenerate  # noqa: E402
 from kilotok.training.dflash.evaluate import walk  # noqa: E402
 from kilotok.training.dflash.fresh import fresh_shape  # noqa: E402
 from kilotok.training.dflash.optimizer import Rates, cosine, orthogonalize  # noqa: E402
-from kilotok.training.dflash.prompts import read_prompts, split_held_out  # noqa: E402
+from kilotok.training.dflash.prompts import Prompt, read_prompts, split_held_out  # noqa: E402
 from kilotok.training.dflash.run import Job, train_drafter  # noqa: E402
+from kilotok.training.dflash.taps import Taps, build_resident, build_store  # noqa: E402
 from kilotok.training.dflash.teacher import EngineTeacher  # noqa: E402
 from kilotok.training.dflash.torch_target import TorchTarget, TorchWriter  # noqa: E402
 from kilotok.training.dflash.trainer import Plan  # noqa: E402
@@ -183,6 +186,66 @@ def test_torch_reads_and_writes_as_the_engine_does(target):
         assert written == [o.token_ids for o in engine.generate(texts, params)]
     warm = TorchWriter(torch_target, 16, (written[0][3],)).write(texts, [0.0, 1.0, 1.0], 1)
     assert warm[0] == written[0][: written[0].index(written[0][3]) + 1]
+
+
+def test_answers_that_ended_by_the_clock_are_the_same_when_a_run_goes_on(tmp_path):
+    class Echo:
+        batch = 2
+
+        def write(self, prompts, *_):
+            return [[1, 2, 3] for _ in prompts]
+
+    asked = [Prompt((n,), "a") for n in range(6)]
+    first = regenerate(asked, Echo(), tmp_path, [(0.0, 1.0)], 1, seconds=0.0)
+    assert len(first) == 2
+    again = regenerate(asked, Echo(), tmp_path, [(0.0, 1.0)], 1, seconds=60.0)
+    assert again.digest() == first.digest() == load_answers(tmp_path).digest()
+
+
+def test_taps_on_the_device_are_those_of_the_file(target, prompts, tmp_path):
+    train_drafter(job(target, prompts, tmp_path, replace(PLAN, steps=1)))
+    answers, layers = load_answers(tmp_path / "answers"), (0, 1, 3)
+    teacher = EngineTeacher(target, layers, 64, threads=1)
+    width = teacher.taps([[1, 2]])[0].shape[1]
+    kept = Taps(answers, teacher, build_resident(answers, teacher, width, torch.device("cpu")), 0)
+    file = Taps(answers, teacher, build_store(answers, teacher, tmp_path / "t", width), width)
+    chosen, size = [3, 0], 48
+    length = torch.from_numpy(answers.lengths()[chosen])
+    starts = torch.from_numpy(answers.offsets[chosen])
+    rows = (starts[:, None] + torch.arange(size)).clamp_max(len(answers.tokens) - 1)
+    tokens = torch.zeros(2, size, dtype=torch.long)
+    got, want = kept.padded(chosen, tokens, rows), file.padded(chosen, tokens, rows)
+    assert got.shape == want.shape == (2, size, width)
+    for row, n in enumerate(length.tolist()):
+        assert torch.equal(got[row, :n], want[row, :n])
+
+
+def test_held_out_prompts_may_be_longer_than_what_was_trained_on(target, prompts, tmp_path):
+    held_out = tmp_path / "held.jsonl"
+    held_out.write_text(json.dumps({"token_ids": list(range(1, 61)), "category": "long"}) + "\n")
+    run = job(target, prompts, tmp_path / "run", replace(PLAN, steps=1), held_out=(held_out,))
+    assert train_drafter(run)["categories"]["long"]["served"]["rounds"] > 0
+
+
+def test_a_step_whose_backward_pass_does_not_compile_runs_eagerly(
+    target, prompts, tmp_path, monkeypatch, capsys
+):
+    def half_broken(function, dynamic):
+        assert not dynamic
+
+        def call(*arguments):
+            loss, *rest = function(*arguments)
+            loss.register_hook(lambda gradient: 1 / 0)
+            return loss, *rest
+
+        return call
+
+    train_drafter(job(target, prompts, tmp_path / "plain"))
+    monkeypatch.setattr(training.torch, "compile", half_broken)
+    train_drafter(job(target, prompts, tmp_path / "fallen", replace(PLAN, compile=True)))
+    assert "stays eager" in capsys.readouterr().err
+    losses = [[r["loss"] for r in history(tmp_path / n)] for n in ("plain", "fallen")]
+    assert losses[0] == losses[1]
 
 
 def test_walking_drafts_counts_the_engines_rounds():

@@ -18,6 +18,7 @@ from tokenizers import Tokenizer
 from training.demo.corpus import PackageText, is_held_out, read_packages
 from training.demo.data import encode_stream
 from training.demo.licences import permitted_packages
+from training.demo.preset import FULL
 from training.demo.synthetic import math_document, tool_document
 
 #: More of what is structured than the target saw: a drafter learns it soon, and it is served.
@@ -49,12 +50,19 @@ def main(argv: list[str] | None = None) -> None:
         with (args.out / f"{name}.jsonl").open("w") as file:
             for kind, share in MIX.items():
                 wanted = args.held_out if count is None else round(count * share)
-                for tokens in _prompts(kind, here, tokenizer, wanted, rng):
+                # Held out: as long as those that the checkpoint's model card was measured on.
+                sizes = SIZES if count is not None else FULL.train.eval_prompt
+                for tokens in _prompts(kind, here, tokenizer, wanted, sizes, rng):
                     file.write(json.dumps({"token_ids": tokens, "category": kind}) + "\n")
 
 
 def _prompts(
-    kind: str, texts: list[PackageText], tokenizer: Tokenizer, count: int, rng: random.Random
+    kind: str,
+    texts: list[PackageText],
+    tokenizer: Tokenizer,
+    count: int,
+    sizes: tuple[int, int],
+    rng: random.Random,
 ) -> list[list[int]]:
     if kind in ("math", "tool"):
         maker = math_document if kind == "math" else tool_document
@@ -62,11 +70,11 @@ def _prompts(
     documents = [d for text in texts for d in (text.code if kind == "code" else text.prose)]
     rng.shuffle(documents)
     stream = encode_stream(tokenizer, documents)
-    if len(stream) <= SIZES[1]:
+    if len(stream) <= sizes[1]:
         raise SystemExit(f"prompts: {len(stream)} tokens of {kind} found, too few")
     prompts = []
     for _ in range(count):
-        size = rng.randint(*SIZES)
+        size = rng.randint(*sizes)
         start = rng.randrange(len(stream) - size)
         prompts.append(np.asarray(stream[start : start + size]).tolist())
     return prompts

@@ -90,7 +90,8 @@ def regenerate(
     """Answer every prompt, in parts that survive an interruption.
 
     Parts are files of `folder`; those already there for the same prompts are kept. With a budget
-    of `seconds` no part is begun after it, and the first is always made.
+    of `seconds` no part is begun after it, and the first is always made; answers that ended so are
+    complete, and a later call adds none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     order = list(range(len(prompts)))
@@ -104,6 +105,9 @@ def regenerate(
             "--out", f"{folder} holds answers to other prompts or temperatures; choose another"
         )
     marker.write_text(key.hexdigest())
+    complete = folder / "complete"
+    if complete.exists():
+        return load_answers(folder)
     parts: list[Path] = []
     began, made = time.monotonic(), 0
     size = writer.batch
@@ -116,6 +120,7 @@ def regenerate(
             made += _write_part(path, chosen, writer, temperatures, seed + start)
             _report(min(start + size, len(order)), len(order), made, time.monotonic() - began)
         parts.append(path)
+    complete.touch()
     return _join(parts)
 
 

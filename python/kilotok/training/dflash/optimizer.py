@@ -40,8 +40,12 @@ def orthogonalize(g: Tensor) -> Tensor:
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
     for a, b, c in _NEWTON_SCHULZ:
         s = x @ x.mT
-        x = a * x + (b * s + c * (s @ s)) @ x
+        x = torch.baddbmm(x, torch.baddbmm(s, s, s, beta=b, alpha=c), x, beta=a)
     return (x.mT if tall else x).float()
+
+
+def _wide(matrix: Tensor) -> Tensor:
+    return matrix.mT if matrix.shape[0] > matrix.shape[1] else matrix
 
 
 class Optimizer:
@@ -61,7 +65,7 @@ class Optimizer:
         self.groups: dict[tuple[int, ...], list[str]] = defaultdict(list)
         for name, master in masters.items():
             if kind == "muon" and master.dim() == 2 and min(master.shape) > 1:
-                self.groups[tuple(master.shape)].append(name)
+                self.groups[tuple(sorted(master.shape))].append(name)
         in_muon = {name for names in self.groups.values() for name in names}
         self.adam = [name for name in masters if name not in in_muon]
         self.momentum = {name: torch.zeros_like(masters[name]) for name in sorted(in_muon)}
@@ -105,18 +109,20 @@ class Optimizer:
         values = list(grads.values())
         norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(values)))
         torch._foreach_mul_(values, (clip / (norm + 1e-6)).clamp_max(1.0))
-        for (rows, cols), names in self.groups.items():
+        for names in self.groups.values():
             moments = [self.momentum[n] for n in names]
             torch._foreach_mul_(moments, 0.95)
             torch._foreach_add_(moments, [grads[n] for n in names])
-            # Nesterov's look-ahead; equal shapes are orthogonalised as one batch.
+            # Nesterov's look-ahead; matrices of one shape, laid wide, are orthogonalised as a batch.
             update = torch._foreach_add([grads[n] for n in names], moments, alpha=0.95)
-            turned = orthogonalize(torch.stack(list(update)))
+            turned = orthogonalize(torch.stack([_wide(u) for u in update])).unbind()
             masters = [self.masters[n] for n in names]
             rate = self.rates.muon * factor
             torch._foreach_mul_(masters, 1 - rate * self.rates.decay)
-            scale = max(1.0, rows / cols) ** 0.5
-            torch._foreach_add_(masters, list(turned.unbind()), alpha=-rate * scale)
+            for master, step in zip(masters, turned, strict=True):
+                rows, cols = master.shape
+                scale = max(1.0, rows / cols) ** 0.5
+                master.add_(step.mT if rows > cols else step, alpha=-rate * scale)
         self._adam(grads, self.rates.adam * factor)
         torch._foreach_copy_(list(self.weights.values()), [self.masters[n] for n in self.weights])
         return norm

@@ -20,7 +20,12 @@ from kilotok.training.dflash.plots import write_plots
 from kilotok.training.dflash.prompts import Prompt, read_prompts, split_held_out, take
 from kilotok.training.dflash.ranks import Ranks, join_ranks
 from kilotok.training.dflash.shape import DrafterShape
-from kilotok.training.dflash.taps import Taps, build_store
+from kilotok.training.dflash.taps import (
+    Taps,
+    build_resident,
+    build_store,
+    fits_beside_training,
+)
 from kilotok.training.dflash.teacher import (
     EngineTeacher,
     EngineWriter,
@@ -102,12 +107,12 @@ def _train(job: Job, ranks: Ranks) -> dict[str, Any]:
     held_out: list[Prompt] = []
     if ranks.is_first:
         answers, held_out = _answers(job, teacher)
-        taps = _taps(job, shape, answers, teacher)
+        taps = _taps(job, shape, answers, teacher, ranks.device)
         ranks.wait()
     else:
         ranks.wait()
         answers = load_answers(job.out / "answers")
-        taps = _taps(job, shape, answers, teacher)
+        taps = _taps(job, shape, answers, teacher, ranks.device)
     trainer = Trainer(shape, masters, frozen, answers, taps, job.plan, ranks, job.out)
     if job.resume and trainer.resume() and ranks.is_first:
         print(f"train: going on from step {trainer.step}", file=sys.stderr, flush=True)
@@ -155,12 +160,12 @@ def _answers(job: Job, teacher: Teacher) -> tuple[Answers, list[Prompt]]:
         max_batch=8,
     ) as engine:
 
-        def read(paths: tuple[Path, ...]) -> list[Prompt]:
-            return read_prompts(paths, engine.encode, engine.encode_chat, longest)
+        def read(paths: tuple[Path, ...], most: int) -> list[Prompt]:
+            return read_prompts(paths, engine.encode, engine.encode_chat, most)
 
-        train = read(job.data)
+        train = read(job.data, longest)
         if job.held_out:
-            held_out = take(read(job.held_out), job.eval_prompts)
+            held_out = take(read(job.held_out, job.text_tokens), job.eval_prompts)
         else:
             train, held_out = split_held_out(train, job.eval_prompts, job.plan.seed)
         writer: Writer
@@ -177,11 +182,17 @@ def _answers(job: Job, teacher: Teacher) -> tuple[Answers, list[Prompt]]:
         return answers, held_out
 
 
-def _taps(job: Job, shape: DrafterShape, answers: Answers, teacher: Teacher) -> Taps:
+def _taps(
+    job: Job, shape: DrafterShape, answers: Answers, teacher: Teacher, device: torch.device
+) -> Taps:
     width = len(shape.taps) * shape.hidden
-    size = len(answers.tokens) * width * 2 / 1e9
-    # A teacher on the training device is faster than reading its taps back from a file.
-    if size > job.store_gb or not isinstance(teacher, EngineTeacher):
+    size = len(answers.tokens) * width * 2
+    if not isinstance(teacher, EngineTeacher):
+        # It is on the training device, which the taps never leave: kept there, or made again.
+        if fits_beside_training(size, device):
+            return Taps(answers, teacher, build_resident(answers, teacher, width, device), width)
+        return Taps(answers, teacher, None, width)
+    if size > job.store_gb * 1e9:
         return Taps(answers, teacher, None, width)
     name = f"taps-{answers.digest()}-{'-'.join(map(str, shape.taps))}.bf16"
     return Taps(answers, teacher, build_store(answers, teacher, job.out / name, width), width)
@@ -198,9 +209,10 @@ def _finish(
     }
     drafter = job.out / "dflash"
     write_drafter(drafter, shape, trainer.optimizer.masters, record)
-    if not isinstance(teacher, EngineTeacher):
+    longest = max(len(p.token_ids) for p in held_out) + job.eval_tokens
+    if not isinstance(teacher, EngineTeacher) or longest > job.text_tokens:
         # Serving is judged by what serving computes.
-        teacher = EngineTeacher(job.target, shape.taps, job.text_tokens, job.threads)
+        teacher = EngineTeacher(job.target, shape.taps, longest, job.threads)
 
     def judge(directory: Path, weights: Weights) -> dict[str, Any]:
         return report(

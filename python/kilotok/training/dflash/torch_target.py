@@ -280,9 +280,9 @@ class TorchWriter:
             index = torch.arange(len(part), device=target.device)
             last[rows] = x[index, size[rows] - 1].unsqueeze(1)
         out = torch.empty(batch, self._max_tokens, dtype=torch.long, device=target.device)
-        low = int(size.min())
+        low, warm = int(size.min()), (heat > 0).nonzero().flatten()
         for step in range(self._max_tokens):
-            out[:, step] = _choose(target.logits(last)[:, 0], heat, gen)
+            out[:, step] = _choose(target.logits(last)[:, 0], heat, warm, gen)
             if step + 1 < self._max_tokens:
                 at = (size + step)[:, None]
                 last, _ = target.forward(
@@ -297,10 +297,9 @@ class TorchWriter:
         return row
 
 
-def _choose(logits: Tensor, heat: Tensor, gen: torch.Generator) -> Tensor:
-    """Greedy where heat is 0, else Gumbel-max; logits [B, V] -> int64 [B]."""
+def _choose(logits: Tensor, heat: Tensor, warm: Tensor, gen: torch.Generator) -> Tensor:
+    """Greedy; Gumbel-max in the rows `warm`, whose heat is above 0. logits [B, V] -> int64 [B]."""
     choice = logits.argmax(-1)
-    warm = (heat > 0).nonzero().flatten()
     if len(warm):
         noise = torch.empty(len(warm), logits.shape[1], device=logits.device)
         noise.exponential_(generator=gen).log_()

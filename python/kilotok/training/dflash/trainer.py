@@ -16,7 +16,6 @@ from torch import Tensor
 
 from kilotok.training.dflash.anchors import draw_anchors
 from kilotok.training.dflash.answers import Answers
-from kilotok.training.dflash.compiling import compiled
 from kilotok.training.dflash.loss import Batch, Weighting, block_loss
 from kilotok.training.dflash.model import Weights, rotary_table
 from kilotok.training.dflash.optimizer import Optimizer, Rates, cosine
@@ -87,14 +86,15 @@ class Trainer:
         moved = {n: t.to(ranks.device, torch.float32) for n, t in masters.items()}
         self.optimizer = Optimizer(moved, plan.dtype, plan.optimizer, plan.rates)
         self.lengths = torch.from_numpy(answers.lengths())
+        self.offsets = torch.from_numpy(answers.offsets)
+        # Small beside everything else, and a step that copies no texts never waits for the device.
+        self.tokens = torch.from_numpy(answers.tokens.astype(np.int32)).to(ranks.device)
         self.prompts = torch.from_numpy(answers.prompt)
         longest = max(int(self.lengths.max()), plan.pad_to) + shape.block
         self.table = rotary_table(longest, shape.rotary_dim, shape.theta, ranks.device)
         self.spent = 0.0
         self._epoch: tuple[int, np.ndarray] | None = None
         self._loss: Callable[..., tuple[Tensor, Tensor, Tensor]] = block_loss
-        if plan.compile:
-            self._loss = compiled(block_loss, "step")
 
     @property
     def step(self) -> int:
@@ -120,18 +120,16 @@ class Trainer:
 
     def run(self, until: int | None = None) -> None:
         """Train to the end of the schedule, or until that many steps are done."""
+        # The schedule is for training, not for the compiler.
+        if self.plan.compile and self._progress() < 1:
+            self._compile()
         began, mark, last = time.monotonic() - self.spent, self.step, time.monotonic()
-        is_compiling = self.plan.compile
         while True:
             self.spent = time.monotonic() - began
             progress = self._progress()
             if progress >= 1 or (until is not None and self.step >= until):
                 break
-            before = time.monotonic()
             loss, norm, right = self._one_step(progress)
-            if is_compiling:
-                # The schedule is for training, not for the compiler.
-                began, is_compiling = began + time.monotonic() - before, False
             is_due = self.step % self.plan.log_every == 0 or self.step == 1
             if is_due and self.ranks.is_first:
                 now = time.monotonic()
@@ -161,10 +159,44 @@ class Trainer:
         # Ranks must agree on the rate, and on when to stop.
         return self.ranks.first_says(self.spent / (60 * self.plan.minutes))
 
+    def _compile(self) -> None:
+        """Compile the step, forwards and backwards; it stays eager where that fails."""
+        self._loss = torch.compile(block_loss, dynamic=False)
+        began = time.monotonic()
+        try:
+            self._gradients()
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except Exception as error:
+            # The compiler raises whatever its own code and the C compiler raise.
+            print(f"compile: step stays eager: {error!r:.500}", file=sys.stderr, flush=True)
+            self._loss = block_loss
+            for weights in self._weights():
+                weights.grad = None
+        else:
+            spent = time.monotonic() - began
+            print(f"compile: step in {spent:.0f} s", file=sys.stderr, flush=True)
+
     def _one_step(self, progress: float) -> tuple[Tensor, Tensor, Tensor]:
+        grads, total, hits = self._gradients()
+        self.ranks.sum([*grads.values(), total, hits])
+        torch._foreach_div_(list(grads.values()), total[1].clamp_min(1e-6))
+        factor = cosine(progress, self.plan.warmup)
+        norm = self.optimizer.step(grads, factor)
+        return total[0] / total[1], norm, hits
+
+    def _gradients(self) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+        """Gradients of this rank's texts of the step, not yet divided.
+
+        Returns
+        -------
+        grads : float32 by name
+        total : float32 [2], loss and its denominator
+        hits : float32 [block], see `_survival`
+        """
         chosen, pos, valid = self._draw(self.step)
         mine = np.array_split(np.arange(len(chosen)), self.ranks.world)[self.ranks.rank]
-        grads = {n: torch.zeros_like(m) for n, m in self.optimizer.masters.items()}
+        grads: dict[str, Tensor] = {}
         total = torch.zeros(2, device=self.ranks.device)
         hits = torch.zeros(self.shape.block, device=self.ranks.device)
         for part in np.array_split(mine, self.plan.accumulate):
@@ -184,16 +216,18 @@ class Trainer:
             loss.backward()
             with torch.no_grad():
                 # Working copies may be BF16; sums over parts and ranks are not.
-                torch._foreach_add_(list(grads.values()), [w.grad.float() for w in self._weights()])
+                more = [w.grad.float() for w in self._weights()]
+                if grads:
+                    torch._foreach_add_(list(grads.values()), more)
+                else:
+                    grads = dict(zip(self.optimizer.weights, more, strict=True))
                 for weights in self._weights():
                     weights.grad = None
                 total += torch.stack([loss.detach(), weight])
                 hits += _survival(right)
-        self.ranks.sum([*grads.values(), total, hits])
-        torch._foreach_div_(list(grads.values()), total[1].clamp_min(1e-6))
-        factor = cosine(progress, self.plan.warmup)
-        norm = self.optimizer.step(grads, factor)
-        return total[0] / total[1], norm, hits
+        if not grads:
+            grads = {n: torch.zeros_like(m) for n, m in self.optimizer.masters.items()}
+        return grads, total, hits
 
     def _weights(self) -> list[Tensor]:
         return list(self.optimizer.weights.values())
@@ -219,20 +253,20 @@ class Trainer:
         return self._epoch[1]
 
     def _batch(self, chosen: np.ndarray, pos: Tensor, valid: Tensor) -> Batch:
-        device, length = self.ranks.device, self.lengths[chosen]
+        length = self.lengths[chosen]
         size = max(int(length.max()), self.plan.pad_to)
-        tokens = np.zeros((len(chosen), size), np.int64)
-        for row, index in enumerate(chosen.tolist()):
-            tokens[row, : int(length[row])] = self.answers.text(index)
-        padded = torch.from_numpy(tokens).to(device)
-        taps = self.taps.padded(chosen.tolist(), padded).to(self.plan.dtype)
-        return Batch(
-            padded,
-            taps,
-            length.to(device),
-            pos.to(device),
-            valid.to(device),
-        )
+        ends, starts = self._sent(length), self._sent(self.offsets[chosen])
+        at = torch.arange(size, device=self.ranks.device)
+        rows = (starts[:, None] + at).clamp_max(len(self.tokens) - 1)
+        tokens = self.tokens[rows].long().masked_fill(at >= ends[:, None], 0)
+        taps = self.taps.padded(chosen.tolist(), tokens, rows).to(self.plan.dtype)
+        return Batch(tokens, taps, ends, self._sent(pos), self._sent(valid))
+
+    def _sent(self, tensor: Tensor) -> Tensor:
+        """A copy on the rank's device, that is not waited for."""
+        if self.ranks.device.type == "cuda":
+            return tensor.pin_memory().to(self.ranks.device, non_blocking=True)
+        return tensor.to(self.ranks.device)
 
     def _identity(self) -> dict[str, Any]:
         plan = self.plan
