@@ -113,7 +113,7 @@ class Optimizer:
             moments = [self.momentum[n] for n in names]
             torch._foreach_mul_(moments, 0.95)
             torch._foreach_add_(moments, [grads[n] for n in names])
-            # Nesterov's look-ahead; matrices of one shape, laid wide, are orthogonalised as a batch.
+            # Nesterov's look-ahead; matrices of one shape, laid wide, are turned as one batch.
             update = torch._foreach_add([grads[n] for n in names], moments, alpha=0.95)
             turned = orthogonalize(torch.stack([_wide(u) for u in update])).unbind()
             masters = [self.masters[n] for n in names]
