@@ -6,22 +6,11 @@
 // kilotok_persistent  cooperative; stays until it is told to park or has been idle for too long
 // kilotok_graph_op    runs op `machine.op`; programmatic dependent of the op before it
 // user: crates/kilotok-gpu/src/machine
-#include "kilotok/persistent/machine.cuh"
-#include "kilotok/ptx/registers.cuh"
-
-// Registers of a thread: the block has 128 for each, and streaming warps leave theirs to products.
-inline constexpr int MATH_REGISTERS = 152, FEED_REGISTERS = 56;
+#include "kilotok/persistent/resident.cuh"
 
 extern "C" __global__ void __launch_bounds__(KILOTOK_BLOCK_THREADS, 1)
     kilotok_persistent(const __grid_constant__ KilotokMachine machine) {
-  kilotok::Shared& shared = kilotok::start(machine.op, 1);
-  if (threadIdx.x < kilotok::MATH_THREADS) {
-    kilotok::ptx::registers_grow<MATH_REGISTERS>();
-    kilotok::Math{machine, shared}.run();
-  } else {
-    kilotok::ptx::registers_shrink<FEED_REGISTERS>();
-    kilotok::feed_commands(machine, shared);
-  }
+  kilotok::resident(machine);
 }
 
 extern "C" __global__ void __launch_bounds__(KILOTOK_BLOCK_THREADS, 1)
@@ -29,10 +18,10 @@ extern "C" __global__ void __launch_bounds__(KILOTOK_BLOCK_THREADS, 1)
   kilotok::Shared& shared = kilotok::start(0, 2);
   kilotok::ptx::allow_next_grid();
   if (threadIdx.x < kilotok::MATH_THREADS) {
-    kilotok::ptx::registers_grow<MATH_REGISTERS>();
+    kilotok::ptx::registers_grow<kilotok::MATH_REGISTERS>();
     kilotok::Math{machine, shared}.run_alone();
   } else {
-    kilotok::ptx::registers_shrink<FEED_REGISTERS>();
+    kilotok::ptx::registers_shrink<kilotok::FEED_REGISTERS>();
     kilotok::feed_alone(machine, shared);
   }
 }

@@ -88,6 +88,14 @@ pub enum GpuError {
         /// What was found and what is possible.
         detail: String,
     },
+    /// What was asked for is understood and cannot be done here.
+    #[error("{what} is not supported: {reason}")]
+    Unsupported {
+        /// The operation.
+        what: &'static str,
+        /// Why, and what can be done instead.
+        reason: &'static str,
+    },
     /// A kernel name that is no C string.
     #[error("{name:?} cannot be the name of a kernel: it contains a zero byte")]
     KernelName {

@@ -50,7 +50,7 @@ static int machine_is_busy(void);
 static void machine_wait(void);
 #endif
 
-static char context_[2], stream_, library_, kernels_[3], functions_[3];
+static char context_[2], stream_, library_, kernels_[4], functions_[4];
 static __thread char* current_;
 static int holds_[2], streams_, libraries_, max_dynamic_shared_bytes_, pending_;
 static long live_;  // allocations and handles not given back
@@ -182,7 +182,7 @@ int cuLibraryGetKernel(void** k, void* l, const char* name) {
 }
 int cuKernelGetFunction(void** f, void* k) {
   NEED_CONTEXT;
-  NEED((char*)k >= kernels_ && (char*)k < kernels_ + 3);
+  NEED((char*)k >= kernels_ && (char*)k < kernels_ + 4);
   *f = &functions_[(char*)k - kernels_];
   return 0;
 }
@@ -218,7 +218,7 @@ int cuLaunchKernelEx(const struct Config* c, void* f, void** params, void** extr
     NEED(num_captured_ < 256);
     captured_[num_captured_].config = *c;
     captured_[num_captured_].function = (char*)f - functions_;
-    memcpy(captured_[num_captured_++].args, params[0], 48);
+    memcpy(captured_[num_captured_++].args, params[0], 64);
     return 0;
   }
   if (f != functions_) return machine_launch((char*)f - functions_, c, params);

@@ -13,6 +13,7 @@ static volatile int is_running_;
 
 static int machine_kernel(const char* name) {
   if (!strcmp(name, "kilotok_persistent")) return 1;
+  if (!strcmp(name, "kilotok_persistent_traced")) return 3;
   return strcmp(name, "kilotok_graph_op") ? 0 : 2;
 }
 static int machine_is_busy(void) { return is_running_; }
@@ -54,6 +55,20 @@ static int run_op(const KilotokMachine* m, const KilotokOp* op) {
   return 1;
 }
 
+// As the traced build does: block b arrives b cycles after entering, and passes at 200.
+static void stamp(const KilotokMachine* m, uint32_t op, uint32_t launch, uint32_t command) {
+  KilotokTraceRecord* records = (KilotokTraceRecord*)m->trace;
+  uint32_t* counters = (uint32_t*)(records + (uint64_t)m->num_blocks * m->trace_records);
+  for (uint32_t b = 0; b < m->num_blocks; b++) {
+    uint32_t number = ++counters[b];
+    KilotokTraceRecord* to = records + b * m->trace_records + (number - 1) % m->trace_records;
+    to->number = number, to->op = op, to->launch = launch, to->command = command, to->sm = b;
+    to->rows = 1, to->sequences = 1;
+    to->nanoseconds = 500ull * number, to->entered = 1000ull * number;
+    to->arrived = to->entered + b, to->passed = to->entered + 200;
+  }
+}
+
 static void* resident(void* args) {
   KilotokMachine m = *(KilotokMachine*)args;
   free(args);
@@ -83,6 +98,7 @@ static void* resident(void* args) {
           is_running_ = 0;
           return 0;
         }
+        if (m.trace) stamp(&m, command->first_op + i, m.op, number + 1);
       }
       box->heartbeat++;
     }
@@ -103,6 +119,8 @@ static int machine_launch(int kernel, const struct Config* c, void** params) {
     run_op(m, (KilotokOp*)m->ops + m->op);
     return 0;
   }
+  // Only the traced build traces and delays.
+  NEED(kernel == 3 || (!m->trace && !m->flags));
   NEED(c->num_attributes == 1 && c->attributes[0].id == 2 && !is_running_);
   for (int i = 0; i < 32; i++) NEED(!((uint32_t*)m->barrier)[i]);
   ((uint32_t*)m->barrier)[0] = 1;

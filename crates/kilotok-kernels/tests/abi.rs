@@ -83,7 +83,7 @@ fn every_struct_and_constant_of_the_headers_has_a_mirror() {
     }
     let text = std::fs::read_to_string(include.join("program.h")).unwrap();
     for word in text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_')) {
-        if word.starts_with("KILOTOK_") && word != "KILOTOK_ERROR_" {
+        if word.starts_with("KILOTOK_") && !word.ends_with('_') {
             assert!(program::CONSTANTS.iter().any(|(name, _)| *name == word), "{word}");
         }
     }

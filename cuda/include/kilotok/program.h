@@ -395,6 +395,12 @@ typedef struct KilotokMailbox {
   KilotokRound rounds[KILOTOK_ROUND_RING];
 } KilotokMailbox;
 
+// KilotokMachine.flags
+enum {
+  KILOTOK_MACHINE_BARRIERS = 1,  // one more barrier after every op
+  KILOTOK_MACHINE_DELAYS = 2,    // random delays of blocks and warps
+};
+
 enum { KILOTOK_ERROR_NONE = 0, KILOTOK_ERROR_TIMEOUT = 1, KILOTOK_ERROR_OP = 2 };
 
 #define KILOTOK_OP_BYTES 256
@@ -413,6 +419,29 @@ typedef struct KilotokMachine {
   uint64_t barrier;  // [32] u32, zeroed before the first launch
   uint32_t op;       // graph mode: which op
   uint32_t num_blocks;
-  uint32_t flags;
-  uint32_t idle_ms;  // persistent mode: parks after so long without a command
+  uint32_t flags;          // KILOTOK_MACHINE_*, of the traced build
+  uint32_t idle_ms;        // persistent mode: parks after so long without a command
+  uint64_t trace;          // traced build: records (persistent/trace.cuh); 0: none are wanted
+  uint32_t trace_records;  // of each block, the newest ones; at least 1
+  uint32_t delay_seed;     // of KILOTOK_MACHINE_DELAYS
 } KilotokMachine;
+
+// What one block did in one op, by the traced build. Times are cycles of the SM.
+typedef struct KilotokTraceRecord {
+  uint32_t number;     // of the block's records, from 1 on; 0: nothing was written
+  uint32_t op;         // index of its record
+  uint32_t rows;       // of the pass
+  uint32_t sequences;  // with rows in it
+  uint32_t context;    // positions before their first rows, all sequences together
+  uint32_t experts;    // touched by the newest moe_up
+  uint32_t command;    // number of the command
+  uint32_t launch;     // number of the command before the kernel's first one
+  uint32_t sm;         // that the block runs on
+  uint32_t reserved;
+  uint64_t nanoseconds;  // the global timer at `passed`
+  uint64_t entered;
+  uint64_t routed;   // experts were known; 0 where the op has none
+  uint64_t weights;  // the first weights were there; 0 where the op has none
+  uint64_t arrived;  // at the barrier
+  uint64_t passed;   // the barrier
+} KilotokTraceRecord;

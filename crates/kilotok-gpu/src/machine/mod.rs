@@ -6,9 +6,11 @@
 //! when nothing was asked for a while, and is started again by the next command. Either way a
 //! machine that fails stays failed: whatever it said last is not to be believed.
 
+mod debug;
 mod mailbox;
 #[cfg(test)]
 mod tests;
+mod trace;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use crate::launch::LaunchConfig;
 use crate::library::{Kernel, Library};
 use crate::pool::MemoryPool;
 use crate::stream::Stream;
+pub use debug::Debug;
+use trace::Tracing;
 
 /// How commands are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,12 +75,14 @@ pub struct MachineOptions {
     pub patience: Duration,
     /// After how many milliseconds without a command the kernel leaves the device.
     pub idle_ms: u32,
+    /// What is done beside the work, in persistent mode.
+    pub debug: Debug,
 }
 
 impl MachineOptions {
     /// The usual waits.
     pub const fn new(mode: Mode) -> Self {
-        Self { mode, patience: PATIENCE, idle_ms: IDLE_MS }
+        Self { mode, patience: PATIENCE, idle_ms: IDLE_MS, debug: Debug::NONE }
     }
 }
 
@@ -87,6 +93,7 @@ pub struct Machine {
     graphs: HashMap<(u32, u32, u32), Graph>,
     resident: Kernel,
     op: Kernel,
+    tracing: Tracing,
     mailbox: mailbox::Box,
     stream: Stream,
     copies: Stream,
@@ -113,8 +120,8 @@ impl Machine {
     ///
     /// # Errors
     /// [`GpuError::NoImage`] and [`GpuError::UnsupportedDevice`] where there is no kernel for the
-    /// device, [`GpuError::Shape`] for places outside of the pool, [`GpuError::OutOfMemory`],
-    /// [`GpuError::Driver`].
+    /// device, [`GpuError::Unsupported`] for debugging in graph mode, [`GpuError::Shape`] for places
+    /// outside of the pool, [`GpuError::OutOfMemory`], [`GpuError::Driver`].
     ///
     /// # Safety
     /// Every address in `ops` has to lie in `pool`, in a part that is as large as `program.h` asks of
@@ -140,6 +147,7 @@ impl Machine {
         places: Places,
         options: MachineOptions,
     ) -> Result<Self, GpuError> {
+        options.debug.check(options.mode)?;
         let context = Arc::clone(pool.context());
         let [resident, op] =
             [library.kernel("kilotok_persistent")?, library.kernel("kilotok_graph_op")?];
@@ -159,13 +167,16 @@ impl Machine {
             barrier: places.barrier,
             op: 0,
             num_blocks: Self::num_blocks(&context),
-            flags: 0,
+            flags: options.debug.flags(),
             idle_ms: options.idle_ms,
+            delay_seed: options.debug.delay_seed.unwrap_or(0),
+            ..abi::Machine::default()
         };
         Ok(Self {
             graphs: HashMap::new(),
             resident,
             op,
+            tracing: Tracing::default(),
             mailbox,
             stream,
             copies,
@@ -329,10 +340,12 @@ impl Machine {
             is_cooperative: true,
             ..LaunchConfig::linear(self.args.num_blocks, abi::BLOCK_THREADS)
         };
-        let args = abi::Machine { op: newest_finished, ..self.args };
+        let (trace, trace_records) = self.tracing.place();
+        let args = abi::Machine { op: newest_finished, trace, trace_records, ..self.args };
+        let kernel = self.traced_kernel()?.unwrap_or_else(|| self.resident.clone());
         // SAFETY: the argument is the kernel's; the rest was promised to `new`, and `self` stays until
         // the kernel has left the device.
-        unsafe { self.resident.launch(&self.stream, &config, &args)? };
+        unsafe { kernel.launch(&self.stream, &config, &args)? };
         self.is_resident = true;
         Ok(())
     }
@@ -414,6 +427,7 @@ impl Drop for Machine {
         while matches!(self.stream.is_idle(), Ok(false)) {
             if patience.elapsed() > Duration::from_secs(4) {
                 self.pool.abandon();
+                self.tracing.abandon();
                 return;
             }
             std::thread::sleep(Duration::from_millis(1));

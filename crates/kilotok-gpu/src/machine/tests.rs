@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use kilotok_kernels::Image;
 use kilotok_kernels::abi::program as abi;
 
-use super::{Machine, MachineOptions, Mode, Places};
+use super::{Debug, Machine, MachineOptions, Mode, Places};
 use crate::pool::{Component, MemoryPlan, MemoryPool};
 use crate::stand_in::{WORKING, source, with_driver};
 use crate::{Context, GpuError, Library, Stream};
@@ -50,8 +50,9 @@ fn machine(options: MachineOptions, make: impl Fn(&[u64]) -> Vec<abi::Op>) -> (M
     stream.synchronize().unwrap();
     let library = Library::load(&context, &IMAGE).unwrap();
     // SAFETY: the stand-in's ops write words of the pool.
-    let machine =
+    let mut machine =
         unsafe { Machine::with_library(&library, pool, &make(&words), places, options) }.unwrap();
+    machine.tracing.library = Some(library);
     (machine, words)
 }
 
@@ -183,5 +184,60 @@ fn a_kernel_that_fails_is_an_error_and_not_an_answer() {
             drop(machine);
             let _ = Stream::new(&Context::new(0).unwrap()).unwrap().synchronize();
         }
+    });
+}
+
+#[test]
+fn a_trace_has_the_newest_ops_of_every_block_in_order() {
+    with_driver(&driver(), || {
+        let (mut machine, words) = machine(MachineOptions::new(Mode::Persistent), four_adds);
+        machine.run(&command(0, 4, 1, 0)).unwrap();
+        assert!(machine.end_trace().unwrap_err().to_string().contains("none is running"));
+        machine.start_trace(6).unwrap();
+        let error = machine.start_trace(6).unwrap_err();
+        assert!(matches!(error, GpuError::Unsupported { what: "trace", .. }), "{error}");
+        machine.run(&command(0, 4, 1, 0)).unwrap();
+        // The kernel that comes after goes on counting.
+        machine.park().unwrap();
+        machine.run(&command(1, 3, 1, 0)).unwrap();
+        let blocks = machine.end_trace().unwrap();
+        assert_eq!(blocks.len(), 132);
+        for (block, records) in blocks.iter().enumerate() {
+            let told: Vec<_> = records.iter().map(|r| (r.number, r.op)).collect();
+            assert_eq!(told, [(2, 1), (3, 2), (4, 3), (5, 1), (6, 2), (7, 3)]);
+            assert!(records.iter().all(|r| r.sm as usize == block));
+            assert_ne!(records[0].launch, records[5].launch);
+        }
+        // The usual kernel is back, and the work was done.
+        machine.run(&command(0, 1, 1, 0)).unwrap();
+        assert_eq!(read(&machine, &words)[..4], [3, 3, 3, 3]);
+        for wrong in [0, super::trace::MOST_RECORDS + 1] {
+            let error = machine.start_trace(wrong).unwrap_err();
+            assert!(matches!(error, GpuError::Shape { op: "trace", .. }), "{error}");
+        }
+    });
+}
+
+#[test]
+fn what_only_the_resident_kernel_can_do_is_refused_in_graph_mode() {
+    with_driver(&driver(), || {
+        let (mut machine, _) = machine(MachineOptions::new(Mode::Graph), four_adds);
+        let error = machine.start_trace(6).unwrap_err();
+        assert!(error.to_string().contains("use persistent mode"), "{error}");
+        let debug = Debug { has_barriers: true, delay_seed: None };
+        let error = debug.check(Mode::Graph).unwrap_err();
+        assert!(error.to_string().contains("use persistent mode"), "{error}");
+    });
+}
+
+#[test]
+fn debugging_takes_the_traced_build_without_a_trace() {
+    with_driver(&driver(), || {
+        let debug = Debug { has_barriers: true, delay_seed: Some(7) };
+        let options = MachineOptions { debug, ..MachineOptions::new(Mode::Persistent) };
+        let (mut machine, words) = machine(options, four_adds);
+        machine.run(&command(0, 4, 1, 0)).unwrap();
+        assert_eq!(read(&machine, &words)[..4], [1, 1, 1, 1]);
+        assert_eq!(machine.args.flags, abi::MACHINE_BARRIERS | abi::MACHINE_DELAYS);
     });
 }

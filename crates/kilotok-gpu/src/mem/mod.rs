@@ -28,4 +28,4 @@ macro_rules! device_copy {
 device_copy!(u8, u16, u32, u64, i8, i16, i32, i64, f32, f64);
 device_copy!(abi::ProbeArgs, abi::ProbeResult);
 device_copy!(abi::program::Op, abi::program::Command, abi::program::Machine);
-device_copy!(abi::program::Choice);
+device_copy!(abi::program::Choice, abi::program::TraceRecord);

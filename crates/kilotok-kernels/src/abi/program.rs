@@ -94,6 +94,10 @@ constants! {
     KILOTOK_ERROR_TIMEOUT as ERROR_TIMEOUT: u32 = 1,
     /// [`Mailbox::error`].
     KILOTOK_ERROR_OP as ERROR_OP: u32 = 2,
+    /// [`Machine::flags`]: one more barrier after every op.
+    KILOTOK_MACHINE_BARRIERS as MACHINE_BARRIERS: u32 = 1,
+    /// [`Machine::flags`]: random delays of blocks and warps.
+    KILOTOK_MACHINE_DELAYS as MACHINE_DELAYS: u32 = 2,
 }
 
 shared! {
@@ -615,7 +619,7 @@ shared! {
     }
 
     /// Argument of both kernels that run programs.
-    KilotokMachine as Machine, 48 bytes {
+    KilotokMachine as Machine, 64 bytes {
         /// `[n]` KilotokOp.
         ops: u64,
         /// KilotokCommand in device memory: the current one, as it changes.
@@ -628,10 +632,53 @@ shared! {
         op: u32,
         /// Blocks of the grid.
         num_blocks: u32,
-        /// Bits of `FLAG_*`.
+        /// Bits of `MACHINE_*`, for the traced build.
         flags: u32,
         /// Persistent mode: parks after so long without a command.
         idle_ms: u32,
+        /// Traced build: `[num_blocks][trace_records]` [`TraceRecord`], then `[num_blocks]` u32 for the device; 0:
+        /// none are wanted.
+        trace: u64,
+        /// Of each block, the newest ones; at least 1.
+        trace_records: u32,
+        /// Of [`MACHINE_DELAYS`].
+        delay_seed: u32,
+    }
+
+    /// What one block did in one op, by the traced build. Times are cycles of the SM.
+    KilotokTraceRecord as TraceRecord, 88 bytes {
+        /// Of the block's records, from 1 on; 0: nothing was written.
+        number: u32,
+        /// Index of the op's record.
+        op: u32,
+        /// Of the pass.
+        rows: u32,
+        /// With rows in it.
+        sequences: u32,
+        /// Positions before their first rows, all sequences together.
+        context: u32,
+        /// Touched by the newest `moe_up`.
+        experts: u32,
+        /// Number of the command.
+        command: u32,
+        /// Number of the command before the kernel's first one.
+        launch: u32,
+        /// That the block runs on.
+        sm: u32,
+        /// Keeps what follows aligned.
+        reserved: u32,
+        /// The global timer at `passed`.
+        nanoseconds: u64,
+        /// The op began.
+        entered: u64,
+        /// Experts were known; 0 where the op has none.
+        routed: u64,
+        /// The first weights were there; 0 where the op has none.
+        weights: u64,
+        /// At the barrier.
+        arrived: u64,
+        /// The barrier.
+        passed: u64,
     }
 }
 

@@ -5,7 +5,7 @@
 // A warp selects for one row. Ties go to the lower expert.
 #pragma once
 
-#include "kilotok/persistent/shared.cuh"
+#include "kilotok/persistent/trace.cuh"
 
 namespace kilotok::ops {
 
@@ -149,6 +149,7 @@ __device__ __forceinline__ void publish_experts(Shared& shared, const Block& blo
   if (block.thread == 0) {
     __threadfence_block();
     store_volatile(shared.routed, shared.serial);
+    trace::routed();
   }
 }
 

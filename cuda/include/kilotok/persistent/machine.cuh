@@ -4,6 +4,7 @@
 #include "kilotok/persistent/barrier.cuh"
 #include "kilotok/persistent/execute.cuh"
 #include "kilotok/persistent/feed.cuh"
+#include "kilotok/persistent/trace.cuh"
 #include "kilotok/ptx/dependent_launch.cuh"
 
 namespace kilotok {
@@ -150,6 +151,7 @@ struct Math {
     while (shared.at < shared.end_op) {
       prefetch_op(min(shared.at + 1, shared.end_op - 1));
       if (threadIdx.x == 0) ++shared.serial;
+      trace::enter(machine, shared);
       {
         Shared& own =
             *reinterpret_cast<Shared*>(reinterpret_cast<uint8_t*>(&shared) + opaque_zero());
@@ -159,9 +161,11 @@ struct Math {
       const uint32_t flags = shared.op.flags;
       if ((flags & KILOTOK_FLAG_DECIDES) != 0) decide(machine, block);
       sync_math();
+      trace::arrive(machine, shared);
       set_op(shared, op_word(machine, min(shared.at + 1, shared.end_op - 1)));
       if (block.thread == 0) ++shared.at;
       pass_barrier(machine, block, shared, false);
+      trace::pass(machine, block, shared);
       if ((flags & KILOTOK_FLAG_NEW_PASS) != 0) load_pass(machine, shared, block);
       if (shared.at < shared.end_op && (shared.op.flags & shared.skip) != 0) seek(shared.at);
     }
@@ -204,6 +208,7 @@ struct Math {
   }
 
   __device__ __forceinline__ void run() {
+    trace::start(machine);
     for (;;) {
       const Block block = block_of(machine, shared);
       if (block.index == 0) take_command(machine, block, shared.number);
@@ -253,6 +258,7 @@ __device__ __forceinline__ void feed_commands(const KilotokMachine& machine, Sha
         const KilotokOp* record = ops_of(machine) + op;
         const uint2 head = __ldg(reinterpret_cast<const uint2*>(record));
         if ((head.y & skip) != 0) continue;
+        trace::delay(machine, threadIdx.x / 32, op, serial);
         feed.op(record, head.x, ++serial, op + 2 < end);
       }
       ++verdicts;

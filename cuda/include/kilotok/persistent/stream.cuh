@@ -4,6 +4,7 @@
 #include "kilotok/mma/steps.cuh"
 #include "kilotok/persistent/plan.cuh"
 #include "kilotok/persistent/ring.cuh"
+#include "kilotok/persistent/trace.cuh"
 
 namespace kilotok {
 
@@ -95,7 +96,10 @@ __device__ __forceinline__ void run_stream(const Plan& plan, Op& op, const Block
       for (uint32_t i = 0; i < STEPS; ++i) {
         constexpr uint32_t SLOT_STEPS = Format::SLOT_STEPS;
         if (i < steps) {
-          if (i % SLOT_STEPS == 0) address = ring.wait();
+          if (i % SLOT_STEPS == 0) {
+            address = ring.wait();
+            trace::weights_landed();
+          }
           uint4 x[Stride<Format>::PER_STEP];
           stride.take(i, x);
           Format::multiply(sums, address + i % SLOT_STEPS * Format::BYTES, x, lane);
