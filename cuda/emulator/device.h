@@ -36,6 +36,8 @@ struct alignas(16) uint4 {
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 inline uint2 make_uint2(uint32_t x, uint32_t y) { return {x, y}; }
+inline uint4 make_uint4(uint32_t x, uint32_t y, uint32_t z, uint32_t w) { return {x, y, z, w}; }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
 
 template <typename T>
 T __ldcg(const T* from) {
@@ -84,6 +86,17 @@ T __shfl_xor_sync(uint32_t, T value, uint32_t distance) {
 template <typename T>
 T __shfl_sync(uint32_t, T value, uint32_t lane) {
   return shuffle("shfl", value, lane, [](uint32_t, uint32_t from) { return from % 32; });
+}
+inline uint32_t __ballot_sync(uint32_t, bool predicate) {
+  uint32_t out;
+  emulator::meet_warp("ballot", &predicate, &out, [](const void* const* ins, void* const* outs) {
+    uint32_t bits = 0;
+    for (uint32_t lane = 0; lane < 32; ++lane) {
+      bits |= uint32_t{*static_cast<const bool*>(ins[lane])} << lane;
+    }
+    for (uint32_t lane = 0; lane < 32; ++lane) *static_cast<uint32_t*>(outs[lane]) = bits;
+  });
+  return out;
 }
 inline void __syncwarp() {
   emulator::meet_warp("syncwarp", nullptr, nullptr, [](const void* const*, void* const*) {});

@@ -247,6 +247,32 @@ def test_what_is_not_seen_does_not_matter(machine, rng, name):
     assert np.array_equal(twin.run(machine, rows, qkv), layer.run(machine, rows, qkv))
 
 
+@pytest.mark.parametrize("position", [0, 62, 63, 64, 127, 1000, 1023, 1090])
+@pytest.mark.parametrize("name", ["gpt-oss", "gpt-oss window", "mimo", "mimo window"])
+@pytest.mark.parametrize("page", [1, 7, 64, 100])
+def test_contexts_and_pages(machine, rng, monkeypatch, name, position, page):
+    monkeypatch.setattr("test_attention.PAGE", page)
+    layer = shape_layer(rng, name, length=1100)
+    before, rows = layer.copy(), rows_of(2, position, 1 + position % 2 * 7)
+    qkv = layer.inputs(rng, len(rows))
+    layer.check(rows, qkv, layer.run(machine, rows, qkv), before)
+
+
+@pytest.mark.parametrize("blocks", [1, 40, 132])
+def test_pairs_go_to_idle_blocks_without_changing_a_bit(machine, rng, blocks):
+    layer = shape_layer(rng, "mimo window", length=1100)
+    twin, rows = layer.copy(), rows_of(0, 190, 5) + rows_of(2, 64, 2) + rows_of(1, 3, 1)
+    qkv = layer.inputs(rng, 8)
+    before = layer.copy()
+    machine.blocks = 4
+    first = layer.run(machine, rows, qkv)
+    layer.check(rows, qkv, first, before)
+    machine.blocks = blocks
+    assert np.array_equal(twin.run(machine, rows, qkv), first)
+    assert np.array_equal(twin.keys, layer.keys)
+    assert np.array_equal(twin.values, layer.values)
+
+
 def test_scores_far_apart(machine, rng):
     layer = shape_layer(rng, "gpt-oss")
     layer.scale = np.float32(4)

@@ -2,8 +2,19 @@
 #pragma once
 
 #include "kilotok/program.h"
+#include "kilotok/ptx/approximate.cuh"
 
 namespace kilotok::attention {
+
+// a / b, b > 0, for a below 2^21: half a unit is more than the quotient's error.
+__device__ __forceinline__ uint32_t divide(uint32_t a, uint32_t b) {
+  return static_cast<uint32_t>((static_cast<float>(a) + 0.5f) *
+                               ptx::reciprocal_approximate(static_cast<float>(b)));
+}
+
+__device__ __forceinline__ uint32_t ceil_div(uint32_t a, uint32_t b) {
+  return divide(a + b - 1, b);
+}
 
 // Positions of a tile; tiles are aligned to absolute positions.
 inline constexpr uint32_t TILE = 64;
@@ -46,11 +57,9 @@ __device__ __forceinline__ Chunks chunks_of(const Span& span, uint32_t window,
   uint32_t tiles = last + 1;
   // No row sees more, wherever its window begins inside a tile.
   if (window != 0) tiles = min(tiles, (window + KILOTOK_ROWS + TILE - 2) / TILE + 1);
-  // The usual case, without divisions: a thread computes while others wait.
-  if (tiles <= max_chunks) return {1, span.begin / TILE, last - span.begin / TILE + 1};
-  const uint32_t each = (tiles + max_chunks - 1) / max_chunks;
-  const uint32_t first = span.begin / TILE / each;
-  return {each, first, last / each - first + 1};
+  const uint32_t each = ceil_div(tiles, max_chunks);
+  const uint32_t first = divide(span.begin / TILE, each);
+  return {each, first, divide(last, each) - first + 1};
 }
 
 // Partial results in scratch memory: see KilotokAttention.

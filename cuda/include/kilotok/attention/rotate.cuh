@@ -1,6 +1,7 @@
 // Norm and rotary embedding of heads that an op reads from global memory, four elements at a time.
 #pragma once
 
+#include "kilotok/format/bf16.cuh"
 #include "kilotok/persistent/block.cuh"
 
 namespace kilotok::attention {
@@ -10,21 +11,35 @@ __device__ __forceinline__ float4 load_four(const float* from) {
 }
 
 // Elements `first` .. `first` + 3 of a head after rotation of its pairs (i, i + pairs);
-// `element(i)` gives four elements from i on before it. `rotation`: [pairs] (cos, sin).
+// `element(i)` gives four elements from i on before it. `rotation`: [pairs] (cos, sin). Without
+// branches, so that several of these ask for everything they need before they use any of it.
 template <typename Element>
 __device__ __forceinline__ float4 rotate_four(const Element& element, const float2* rotation,
                                               uint32_t pairs, uint32_t first) {
-  const float4 own = element(first);
-  if (first >= 2 * pairs) return own;
-  const bool is_low = first < pairs;
+  const bool is_low = first < pairs, is_turned = first < 2 * pairs;
   const uint32_t at = is_low ? first : first - pairs;
-  const float4 other = element(is_low ? first + pairs : at);
-  const float4 r0 = load_four(reinterpret_cast<const float*>(rotation + at));
-  const float4 r1 = load_four(reinterpret_cast<const float*>(rotation + at + 2));
+  const float4 own = element(first);
+  float4 other = own, r0 = make_float4(1.0f, 0.0f, 1.0f, 0.0f), r1 = r0;
+  if (is_turned) {
+    other = element(is_low ? first + pairs : at);
+    r0 = load_four(reinterpret_cast<const float*>(rotation + at));
+    r1 = load_four(reinterpret_cast<const float*>(rotation + at + 2));
+  }
   const float sign = is_low ? -1.0f : 1.0f;
   return make_float4(
       fmaf(own.x, r0.x, sign * other.x * r0.y), fmaf(own.y, r0.z, sign * other.y * r0.w),
       fmaf(own.z, r1.x, sign * other.z * r1.y), fmaf(own.w, r1.z, sign * other.w * r1.w));
+}
+
+// Eight elements of a head from `first` on, rotated, times `scale`.
+__device__ __forceinline__ uint4 rotate_eight(const float* head, const float2* rotation,
+                                              uint32_t pairs, uint32_t first, float scale) {
+  const auto element = [&](uint32_t i) { return load_four(head + i); };
+  const float4 a = rotate_four(element, rotation, pairs, first);
+  const float4 b = rotate_four(element, rotation, pairs, first + 4);
+  const uint2 low = bf16::pack(make_float4(a.x * scale, a.y * scale, a.z * scale, a.w * scale));
+  const uint2 high = bf16::pack(make_float4(b.x * scale, b.y * scale, b.z * scale, b.w * scale));
+  return make_uint4(low.x, low.y, high.x, high.y);
 }
 
 // A head whose elements are divided by their root mean square and multiplied by weights, made by a

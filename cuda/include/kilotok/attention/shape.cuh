@@ -22,7 +22,9 @@ inline constexpr uint32_t MAX_BUFFERS = 3;
 
 static_assert(SPLITS * PLACES == MATH_WARPS);
 
-__device__ __forceinline__ uint32_t ceil_div(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+__device__ __forceinline__ uint32_t places_of_pairs(uint32_t pairs) {
+  return (pairs + PLACE_PAIRS - 1) / PLACE_PAIRS;
+}
 
 // Shared memory: keys [buffers][TILE], values [buffers][TILE], queries [pairs]; a row takes whole
 // lines of 128 bytes, and its 16-byte pieces p stand at p ^ (row % 8).
@@ -32,28 +34,23 @@ struct Shape {
   uint32_t columns;      // value columns of an item at most, one or two times PLACE_COLUMNS
   uint32_t key_bytes;    // of a row of keys or queries
   uint32_t value_bytes;  // of a row of values
-  uint32_t pairs;        // of an item at most
+  uint32_t places;       // of pairs, of an item at most
 
   Shape() = default;
   __device__ __forceinline__ Shape(uint32_t heads, uint32_t kv_heads, uint32_t qk_dim,
                                    uint32_t v_dim)
-      : group(heads / kv_heads),
-        depth(ceil_div(qk_dim, 16)),
+      : group(divide(heads, kv_heads)),
+        depth((qk_dim + 15) / 16),
         columns(v_dim > PLACE_COLUMNS ? 2 * PLACE_COLUMNS : PLACE_COLUMNS),
-        key_bytes(ceil_div(qk_dim, 64) * 128),
+        key_bytes((qk_dim + 63) / 64 * 128),
         value_bytes(2 * columns) {
     const uint32_t query_bytes = PLACE_PAIRS * key_bytes;
     if (query_bytes + tile_bytes() > SCRATCH_BYTES) {
       columns = PLACE_COLUMNS;
       value_bytes = 2 * PLACE_COLUMNS;
     }
-    // Divisions take long, and all threads wait for this.
-    const uint32_t places = columns == PLACE_COLUMNS ? PLACES : PLACES / 2;
-    pairs = PLACE_PAIRS;
-    for (uint32_t bytes = tile_bytes() + 2 * query_bytes;
-         bytes <= SCRATCH_BYTES && pairs < places * PLACE_PAIRS; bytes += query_bytes) {
-      pairs += PLACE_PAIRS;
-    }
+    places = min(columns == PLACE_COLUMNS ? PLACES : PLACES / 2,
+                 divide((SCRATCH_BYTES - tile_bytes()) / 128, query_bytes / 128));
   }
 
   __device__ __forceinline__ uint32_t tile_bytes() const {
@@ -93,50 +90,53 @@ struct Item {
 // The items of a group.
 struct Items {
   uint32_t count;
-  uint32_t pairs_each, pair_parts, column_parts;
+  uint32_t places_each, pair_parts, column_parts;
 
   Items() = default;
+  // `blocks`: that the group has to itself, about.
   __device__ __forceinline__ Items(const Shape& shape, const Group& group, uint32_t kv_heads,
-                                   uint32_t v_dim) {
-    const uint32_t places = ceil_div(group.rows * shape.group, PLACE_PAIRS);
-    pair_parts = 1;
-    pairs_each = places * PLACE_PAIRS;
-    if (pairs_each > shape.pairs) {
-      const uint32_t places_each = ceil_div(places, ceil_div(places, shape.pairs / PLACE_PAIRS));
-      pairs_each = places_each * PLACE_PAIRS;
-      pair_parts = ceil_div(places, places_each);
-    }
-    column_parts = v_dim <= shape.columns ? 1 : ceil_div(v_dim, shape.columns);
-    count = kv_heads * group.chunks * pair_parts * column_parts;
+                                   uint32_t v_dim, uint32_t blocks) {
+    const uint32_t places = places_of_pairs(group.rows * shape.group);
+    column_parts = v_dim <= shape.columns ? 1 : (v_dim + shape.columns - 1) / shape.columns;
+    const uint32_t others = kv_heads * group.chunks * column_parts;
+    // Pairs go to blocks of their own while there are some without work.
+    const uint32_t parts = max(ceil_div(places, shape.places), min(places, divide(blocks, others)));
+    places_each = ceil_div(places, parts);
+    pair_parts = ceil_div(places, places_each);
+    count = others * pair_parts;
   }
 
   // All but the positions; items that read the same keys stand together.
   __device__ __forceinline__ Item at(uint32_t index, const Shape& shape, const Group& group,
                                      uint32_t v_dim) const {
     Item item{};
-    uint32_t pair_part = 0, column_part = 0;
-    if (pair_parts > 1) {
-      pair_part = index % pair_parts;
-      index /= pair_parts;
-    }
-    if (column_parts > 1) {
-      column_part = index % column_parts;
-      index /= column_parts;
-    }
-    item.kv_head = group.chunks == 1 ? index : index / group.chunks;
-    item.chunk = group.first_chunk + index - item.kv_head * group.chunks;
-    item.first_pair = pair_part * pairs_each;
-    item.pairs = min(pairs_each, group.rows * shape.group - item.first_pair);
+    const uint32_t without_pairs = divide(index, pair_parts);
+    const uint32_t pair_part = index - without_pairs * pair_parts;
+    const uint32_t without_columns = divide(without_pairs, column_parts);
+    const uint32_t column_part = without_pairs - without_columns * column_parts;
+    item.kv_head = divide(without_columns, group.chunks);
+    item.chunk = group.first_chunk + without_columns - item.kv_head * group.chunks;
+    const uint32_t most = places_each * PLACE_PAIRS;
+    item.first_pair = pair_part * most;
+    item.pairs = min(most, group.rows * shape.group - item.first_pair);
     item.first_column = column_part * shape.columns;
     item.columns = min(shape.columns, v_dim - item.first_column);
-    const uint32_t query_bytes = ceil_div(item.pairs, PLACE_PAIRS) * PLACE_PAIRS * shape.key_bytes;
+    const uint32_t query_bytes = places_of_pairs(item.pairs) * PLACE_PAIRS * shape.key_bytes;
     item.buffers = 1;
-    while (item.buffers < MAX_BUFFERS &&
-           query_bytes + (item.buffers + 1) * shape.tile_bytes() <= SCRATCH_BYTES) {
-      ++item.buffers;
+#pragma unroll
+    for (uint32_t more = 2; more <= MAX_BUFFERS; ++more) {
+      if (query_bytes + more * shape.tile_bytes() <= SCRATCH_BYTES) item.buffers = more;
     }
     return item;
   }
+};
+
+// Where the result of a pair goes: element `at` of `out` if it is complete, PARTIAL | the slot of a
+// partial result, or NOWHERE.
+struct Pair {
+  Span seen;
+  uint32_t at;
+  float sink;  // in log2; -infinity: none
 };
 
 // What the threads of a block know of the item at hand, in shared memory: in registers it would
@@ -146,7 +146,8 @@ struct State {
   Group group;
   Items items;
   Item item;
-  Span seen[MAX_PAIRS];  // by pair of the item
+  Chunks chunks[KILOTOK_ROWS];  // of the group's rows
+  Pair pair[MAX_PAIRS];         // of the item
 
   // Offsets in shared memory.
   __device__ __forceinline__ uint32_t values() const {
@@ -161,6 +162,14 @@ struct State {
     const uint32_t positions = group.chunk_tiles * TILE;
     return {max(all.begin, item.chunk * positions), min(all.end, (item.chunk + 1) * positions)};
   }
+
+  // The first positions of a tile of the item, counted from its first one.
+  __device__ __forceinline__ uint32_t tile_begin(uint32_t step) const {
+    return (item.loaded.begin / TILE + step) * TILE;
+  }
+  // Fresh positions before this one are put into shared memory as they are made, those behind it
+  // are read back.
+  __device__ __forceinline__ uint32_t buffered() const { return tile_begin(item.buffers); }
 };
 
 // The block's one.

@@ -23,106 +23,116 @@ using namespace kilotok::attention;
 struct Source {
   const KilotokAttention& args;
   const KilotokPass& pass;
-  const State& state;
+  State& state;
 
   __device__ __forceinline__ float factor() const { return args.scale * LOG2_E; }
   __device__ __forceinline__ uint32_t key_pieces() const { return args.qk_dim / 8; }
   __device__ __forceinline__ uint32_t place(uint32_t at) const {
     const auto* table = reinterpret_cast<const uint32_t*>(args.page_table);
-    const uint32_t page = at / args.positions;
+    const uint32_t page = divide(at, args.positions);
     uint32_t block = pass.row[state.group.slot_row].slot;
     if (table != nullptr) block = __ldcg(table + block * args.max_pages + page);
     return (block * args.kv_heads + state.item.kv_head) * args.positions +
            (at - page * args.positions);
   }
-  __device__ __forceinline__ uint16_t* key(uint32_t where) const {
-    return reinterpret_cast<uint16_t*>(args.keys) + static_cast<uint64_t>(where) * args.qk_dim;
-  }
-  __device__ __forceinline__ uint16_t* value(uint32_t where) const {
-    return reinterpret_cast<uint16_t*>(args.values) + static_cast<uint64_t>(where) * args.v_dim;
-  }
-
-  // Four elements of a rotated head.
-  __device__ __forceinline__ uint2 rotated(uint32_t row, uint32_t offset, uint32_t first) const {
-    const float* head = reinterpret_cast<const float*>(args.qkv) +
-                        static_cast<uint64_t>(row) * args.qkv_stride + offset;
-    return bf16::pack(rotate_four(
-        [&](uint32_t i) { return load_four(head + i); },
-        reinterpret_cast<const float2*>(args.rotations) + row * args.pairs, args.pairs, first));
+  // Of a key (part 0) or value (part 1).
+  __device__ __forceinline__ uint16_t* address(uint32_t part, uint32_t where) const {
+    return reinterpret_cast<uint16_t*>(part == 0 ? args.keys : args.values) +
+           static_cast<uint64_t>(where) * (part == 0 ? args.qk_dim : args.v_dim);
   }
 
-  // Four elements per thread and turn: of queries, of fresh keys, of fresh values.
-  __device__ __forceinline__ void prepare(const Block& block, uint8_t* queries) const {
+  // Eight elements per thread and turn: of queries, of fresh keys, of fresh values.
+  __device__ __forceinline__ void prepare(const Block& block, uint8_t* scratch) const {
     const Item& item = state.item;
+    const Shape& shape = state.shape;
     // Rows of the slot whose keys this item reads.
     const uint32_t begin = max(item.loaded.begin, item.first_fresh);
     const uint32_t fresh = item.loaded.end > begin ? item.loaded.end - begin : 0;
     const uint32_t fresh_row = state.group.slot_row + (begin - item.first_fresh);
-    const uint32_t query_units = 4 * state.shape.depth, key_units = args.qk_dim / 4;
-    const uint32_t value_units = item.columns / 4;
-    const uint32_t num_queries = item.pairs * query_units, num_keys = fresh * key_units;
-    const uint32_t total = num_queries + num_keys + fresh * value_units;
-    const uint32_t key_start = (args.heads + item.kv_head) * args.qk_dim;
-    const uint32_t value_start =
-        (args.heads + args.kv_heads) * args.qk_dim + item.kv_head * args.v_dim;
+    const uint32_t key_pieces = 2 * shape.depth, value_pieces = item.columns / 8;
+    const uint32_t num_queries = item.pairs * key_pieces, num_keys = fresh * key_pieces;
+    const uint32_t total = num_queries + num_keys + fresh * value_pieces;
 #pragma unroll 1
     for (uint32_t i = block.thread; i < total; i += MATH_THREADS) {
-      if (i < num_queries) {
-        const uint32_t pair = i / query_units, first = 4 * (i - pair * query_units);
-        const uint32_t row = (item.first_pair + pair) / state.shape.group;
-        const uint32_t head = item.first_pair + pair - row * state.shape.group;
-        uint2 packed = make_uint2(0, 0);
-        if (first < args.qk_dim) {
-          packed = rotated(state.group.first_row + row,
-                           (item.kv_head * state.shape.group + head) * args.qk_dim, first);
-        }
-        *reinterpret_cast<uint2*>(queries + piece_offset(pair, first / 8, state.shape.key_bytes) +
-                                  first % 8 * 2) = packed;
-      } else if (i < num_queries + num_keys) {
-        const uint32_t unit = i - num_queries;
-        const uint32_t which = unit / key_units, first = 4 * (unit - which * key_units);
-        *reinterpret_cast<uint2*>(key(place(begin + which)) + first) =
-            rotated(fresh_row + which, key_start, first);
-      } else {
-        const uint32_t unit = i - num_queries - num_keys;
-        const uint32_t which = unit / value_units;
-        const uint32_t first = item.first_column + 4 * (unit - which * value_units);
-        float4 v = load_four(reinterpret_cast<const float*>(args.qkv) +
-                             static_cast<uint64_t>(fresh_row + which) * args.qkv_stride +
-                             value_start + first);
-        v = make_float4(v.x * args.value_scale, v.y * args.value_scale, v.z * args.value_scale,
-                        v.w * args.value_scale);
-        *reinterpret_cast<uint2*>(value(place(begin + which)) + first) = bf16::pack(v);
+      const bool is_query = i < num_queries, is_value = i >= num_queries + num_keys;
+      const uint32_t unit = i - (is_query ? 0 : is_value ? num_queries + num_keys : num_queries);
+      const uint32_t pieces = is_value ? value_pieces : key_pieces;
+      const uint32_t which = divide(unit, pieces), piece = unit - which * pieces;
+      const uint32_t pair = item.first_pair + which, pair_row = divide(pair, shape.group);
+      const uint32_t row = is_query ? state.group.first_row + pair_row : fresh_row + which;
+      uint32_t head = item.kv_head * shape.group + pair - pair_row * shape.group;
+      if (!is_query) head = args.heads + item.kv_head;
+      uint32_t offset = head * args.qk_dim, dim = args.qk_dim, first = 8 * piece;
+      if (is_value) {
+        offset = (args.heads + args.kv_heads) * args.qk_dim + item.kv_head * args.v_dim;
+        dim = args.v_dim;
+        first += item.first_column;
+      }
+      uint4 packed{};
+      if (first < dim) {
+        packed = rotate_eight(reinterpret_cast<const float*>(args.qkv) +
+                                  static_cast<uint64_t>(row) * args.qkv_stride + offset,
+                              reinterpret_cast<const float2*>(args.rotations) + row * args.pairs,
+                              is_value ? 0 : args.pairs, first, is_value ? args.value_scale : 1.0f);
+      }
+      // Rows of all queries, of buffered keys, of buffered values.
+      const uint32_t at = begin + which;
+      uint32_t to = is_query ? state.queries() : is_value ? state.values() : 0;
+      to += piece_offset(is_query ? which : at - state.tile_begin(0), piece,
+                         is_value ? shape.value_bytes : shape.key_bytes);
+      if (is_query || at < state.buffered()) *reinterpret_cast<uint4*>(scratch + to) = packed;
+      if (!is_query && first < dim) {
+        *reinterpret_cast<uint4*>(address(is_value, place(at)) + first) = packed;
       }
     }
+    // By those who have least to do above.
+    if (block.thread < MATH_THREADS - MAX_PAIRS) return;
+    const uint32_t index = block.thread - (MATH_THREADS - MAX_PAIRS);
+    Pair pair{{0, 0}, NOWHERE, 0.0f};
+    if (index < item.pairs) {
+      const uint32_t in_group = divide(item.first_pair + index, shape.group);
+      const uint32_t row = state.group.first_row + in_group;
+      const uint32_t head =
+          item.kv_head * shape.group + item.first_pair + index - in_group * shape.group;
+      pair = pair_of(args, state, args.v_dim, row, head,
+                     causal_span(pass.row[row].position, args.window), state.chunks[in_group]);
+    }
+    state.pair[index] = pair;
   }
 
-  __device__ __forceinline__ Target target(uint32_t pair, uint32_t column) const {
-    const uint32_t in_group = pair / state.shape.group;
-    const uint32_t row = state.group.first_row + in_group;
-    const uint32_t head =
-        state.item.kv_head * state.shape.group + pair - in_group * state.shape.group;
-    const Chunks chunks =
-        chunks_of(causal_span(pass.row[row].position, args.window), args.window, args.max_chunks);
-    return target_of(args, chunks, state.item, args.v_dim, row, head, column);
+  __device__ __forceinline__ void write(const Sums& sums, const Pair& pair, uint32_t half,
+                                        uint32_t column, uint32_t columns) const {
+    attention::write(args, sums, pair, half, column, columns, args.v_dim);
   }
 };
 
-// The longest run of rows from `row` on that share a slot and the length of chunks.
-__device__ __forceinline__ Group group_at(const KilotokAttention& args, const KilotokPass& pass,
-                                          uint32_t row, uint32_t slot_row) {
-  const auto chunks_at = [&](uint32_t r) {
-    return chunks_of(causal_span(pass.row[r].position, args.window), args.window, args.max_chunks);
-  };
-  const Chunks first = chunks_at(row);
-  Group group{slot_row, row, 1, first.tiles, first.first, first.count};
-  for (++row; row < pass.rows && pass.row[row].slot == pass.row[slot_row].slot; ++row) {
-    const Chunks next = chunks_at(row);
-    if (next.tiles != first.tiles) break;
-    ++group.rows;
-    group.chunks = next.first + next.count - first.first;
-  }
-  return group;
+// The longest run of rows from `row` on that share a slot and the length of chunks, and the chunks
+// of each. By a warp.
+__device__ __forceinline__ void begin_group(const KilotokAttention& args, const KilotokPass& pass,
+                                            State& state, uint32_t row, uint32_t slot_row,
+                                            uint32_t lane) {
+  const KilotokRow& own = pass.row[min(row + lane, pass.rows - 1)];
+  const Chunks chunks =
+      chunks_of(causal_span(own.position, args.window), args.window, args.max_chunks);
+  const uint32_t first = __shfl_sync(0xFFFFFFFFu, chunks.first, 0);
+  const uint32_t tiles = __shfl_sync(0xFFFFFFFFu, chunks.tiles, 0);
+  const bool is_alike =
+      row + lane < pass.rows && own.slot == pass.row[slot_row].slot && chunks.tiles == tiles;
+  const uint32_t rows = __ffs(~__ballot_sync(0xFFFFFFFFu, is_alike)) - 1;
+  const uint32_t end = __shfl_sync(0xFFFFFFFFu, chunks.first + chunks.count, rows - 1);
+  if (lane < rows) state.chunks[lane] = chunks;
+  if (lane == 0) state.group = {slot_row, row, rows, tiles, first, end - first};
+}
+
+// Item `index` of the group. By one thread.
+__device__ __forceinline__ void begin_item(const KilotokAttention& args, const KilotokPass& pass,
+                                           State& state, uint32_t index) {
+  const Group& group = state.group;
+  state.item = state.items.at(index, state.shape, group, args.v_dim);
+  const KilotokRow* rows = pass.row + group.first_row;
+  state.item.loaded = state.in_chunk(
+      {causal_span(rows[0].position, args.window).begin, rows[group.rows - 1].position + 1});
+  state.item.first_fresh = pass.row[group.slot_row].position;
 }
 
 }  // namespace attention_op
@@ -137,33 +147,25 @@ __device__ __forceinline__ void attention(const KilotokAttention& args, const Bl
   for (uint32_t row = 0, slot_row = 0; row < pass.rows; row += state.group.rows) {
     if (pass.row[row].slot != pass.row[slot_row].slot) slot_row = row;
     sync_math();  // the group before may still be read
-    if (block.thread == 0) {
-      state.shape = Shape(args.heads, args.kv_heads, args.qk_dim, args.v_dim);
-      state.group = group_at(args, pass, row, slot_row);
-      state.items = Items(state.shape, state.group, args.kv_heads, args.v_dim);
+    if (block.warp == 0) {
+      begin_group(args, pass, state, row, slot_row, block.lane);
+      __syncwarp();
     }
-    sync_math();
 #pragma unroll 1
-    for (; index < state.items.count; index += block.count) {
-      if (block.thread == 0) {
-        const Group& group = state.group;
-        state.item = state.items.at(index, state.shape, group, args.v_dim);
-        const KilotokRow* rows = pass.row + group.first_row;
-        const Span all{causal_span(rows[0].position, args.window).begin,
-                       rows[group.rows - 1].position + 1};
-        state.item.loaded = state.in_chunk(all);
-        state.item.first_fresh = pass.row[group.slot_row].position;
+    for (bool is_first = true;; is_first = false) {
+      if (block.warp == 0) {
+        if (is_first && block.lane == 0) {
+          const Shape shape(args.heads, args.kv_heads, args.qk_dim, args.v_dim);
+          const uint32_t blocks = divide(block.count * state.group.rows, pass.rows);
+          state.items = Items(shape, state.group, args.kv_heads, args.v_dim, blocks);
+          state.shape = shape;
+        }
+        if (block.lane == 0 && index < state.items.count) begin_item(args, pass, state, index);
       }
       sync_math();
-      if (block.thread < MAX_PAIRS) {
-        Span seen{0, 0};
-        if (block.thread < state.item.pairs) {
-          const uint32_t in_group = (state.item.first_pair + block.thread) / state.shape.group;
-          seen = causal_span(pass.row[state.group.first_row + in_group].position, args.window);
-        }
-        state.seen[block.thread] = seen;
-      }
+      if (index >= state.items.count) break;
       attend(block, state, source);
+      index += block.count;
       sync_math();  // `state` is read to the end
     }
     index -= state.items.count;

@@ -79,7 +79,7 @@ __device__ __forceinline__ void attention_merge(const KilotokAttentionMerge& arg
       for (uint32_t distance = 16; distance > 0; distance /= 2) {
         part.top = fmaxf(part.top, __shfl_xor_sync(0xFFFFFFFFu, part.top, distance));
       }
-      const float factor = exp2f(own.x - part.top);
+      const float factor = ptx::exp2_approximate(own.x - part.top);
       part.weight = warp_sum(own.y * factor);
       const float* sums = partials.sums + static_cast<uint64_t>(slot) * args.v_dim;
       const uint32_t count = (chunks - member + team - 1) / team;
@@ -117,11 +117,11 @@ __device__ __forceinline__ void attention_merge(const KilotokAttentionMerge& arg
                            : __ldg(reinterpret_cast<const float*>(args.sinks) + head) * LOG2_E;
     top = fmaxf(top, sink);
     Part all{};
-    all.weight = exp2f(sink - top);
+    all.weight = ptx::exp2_approximate(sink - top);
     for (uint32_t w = 0; w < team; ++w) {
       float4 weight = make_float4(part.top, part.weight, 0.0f, 0.0f);
       if (team > 1) weight = place(block.warp + w)[MAX_DIM / 4];
-      const float factor = exp2f(weight.x - top);
+      const float factor = ptx::exp2_approximate(weight.x - top);
       all.weight = fmaf(weight.y, factor, all.weight);
 #pragma unroll
       for (uint32_t i = 0; i < MAX_DIM / 128; ++i) {
