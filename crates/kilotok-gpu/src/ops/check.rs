@@ -14,7 +14,7 @@ use crate::stream::Stream;
 
 const THREADS: u32 = 384;
 /// SCRATCH_BYTES of persistent/block.cuh.
-const SHARED_BYTES: u32 = 55_296;
+const SHARED_BYTES: u32 = 104_448;
 /// Bytes of an op's `kind` and `flags`, before its payload.
 const HEAD_BYTES: usize = 8;
 

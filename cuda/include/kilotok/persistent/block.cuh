@@ -19,7 +19,7 @@ inline constexpr uint32_t FEED_WARPS = 4;
 static_assert(KILOTOK_BLOCK_THREADS == MATH_THREADS + 32 * FEED_WARPS);
 static_assert(MATH_WARPS % FEED_WARPS == 0);
 // Shared memory that an op may use as it likes from its start to its end, 128-byte aligned.
-inline constexpr uint32_t SCRATCH_BYTES = 55296;
+inline constexpr uint32_t SCRATCH_BYTES = 104448;
 
 struct Block {
   uint32_t index;   // of the grid
