@@ -55,6 +55,16 @@ To bits_as(From from) {
   return to;
 }
 inline float __uint_as_float(uint32_t bits) { return bits_as<float>(bits); }
+inline uint32_t __float_as_uint(float value) { return bits_as<uint32_t>(value); }
+inline float __fadd_rn(float a, float b) { return a + b; }
+inline float __fsub_rn(float a, float b) { return a - b; }
+inline float __fmul_rn(float a, float b) { return a * b; }
+// Fibers change at other places only.
+inline uint32_t atomicAdd(uint32_t* to, uint32_t value) {
+  const uint32_t old = *to;
+  *to = old + value;
+  return old;
+}
 inline void __threadfence_system() {}
 
 inline void sincospi(double x, double* sine, double* cosine) {

@@ -2,12 +2,14 @@
 #include "device.h"
 //
 #include "kilotok/ops/accept.cuh"
+#include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
 #include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
 #include "kilotok/ops/draft_context.cuh"
+#include "kilotok/ops/filter.cuh"
 #include "kilotok/ops/lay_out.cuh"
 #include "kilotok/ops/rope.cuh"
 
@@ -35,6 +37,8 @@ void execute(uint32_t kind, const void* payload, KilotokCommand* command, Kiloto
       return ops::draft_attention(as<KilotokDraftAttention>(payload), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(as<KilotokDraftContext>(payload), block);
+    case KILOTOK_OP_ADJUST: return ops::adjust(as<KilotokAdjust>(payload), command, block);
+    case KILOTOK_OP_FILTER: return ops::filter(as<KilotokFilter>(payload), command, block);
     case KILOTOK_OP_CHOOSE: return ops::choose(as<KilotokChoose>(payload), command, block);
     case KILOTOK_OP_DRAFT_CHOOSE: return ops::draft_choose(as<KilotokChoose>(payload), block);
     case KILOTOK_OP_LAY_OUT: return ops::lay_out(as<KilotokLayOut>(payload), command, block);

@@ -8,12 +8,14 @@
 // grid:  any number of blocks of 384 threads; dynamic shared memory SCRATCH_BYTES
 // user:  crates/kilotok-gpu/src/ops/check.rs
 #include "kilotok/ops/accept.cuh"
+#include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
 #include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
 #include "kilotok/ops/draft_context.cuh"
+#include "kilotok/ops/filter.cuh"
 #include "kilotok/ops/lay_out.cuh"
 #include "kilotok/ops/rope.cuh"
 
@@ -52,6 +54,10 @@ extern "C" __global__ void __launch_bounds__(kilotok::MATH_THREADS, 1)
       return ops::draft_attention(payload<KilotokDraftAttention>(op), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(payload<KilotokDraftContext>(op), block);
+    case KILOTOK_OP_ADJUST:
+      return ops::adjust(payload<KilotokAdjust>(op), command, block);
+    case KILOTOK_OP_FILTER:
+      return ops::filter(payload<KilotokFilter>(op), command, block);
     case KILOTOK_OP_CHOOSE:
       return ops::choose(payload<KilotokChoose>(op), command, block);
     case KILOTOK_OP_DRAFT_CHOOSE:

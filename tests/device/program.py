@@ -43,6 +43,8 @@ PAYLOADS = {
     "ATTENTION_MERGE": "KilotokAttentionMerge",
     "DRAFT_ATTENTION": "KilotokDraftAttention",
     "DRAFT_CONTEXT": "KilotokDraftContext",
+    "ADJUST": "KilotokAdjust",
+    "FILTER": "KilotokFilter",
     "CHOOSE": "KilotokChoose",
     "DRAFT_CHOOSE": "KilotokChoose",
     "LAY_OUT": "KilotokLayOut",

@@ -98,6 +98,11 @@ def test_device_code_runs_the_demos_program(replay):
         run["position"], run["anchor"], run["remaining"], run["drafts"] = 7, 111, 9, 3
         run["temperature"], run["seed"] = temperature, 5
         check("round", command)
+    command["num_runs"] = 1
+    run["rules"], run["temperature"] = 1 | 2 | 4, 0.9
+    run["top_k"], run["top_p"], run["min_p"] = 50, 0.9, 0.01
+    run["repetition"], run["presence"], run["frequency"] = 1.2, 0.1, 0.3
+    check("round", command)
     # Everything but the merge of partial results, which a text this short has none of, had work.
     assert {records.KINDS[kind][0] for kind in device.ran} == {op.lower() for op in PAYLOADS}
 

@@ -189,24 +189,40 @@ def test_rounds_on_the_device_choose_what_the_host_chooses(engines, mode):
             assert list(device) == list(host)
 
 
+RULES = {
+    "top_k": {"top_k": 20},
+    "top_p": {"top_p": 0.9},
+    "min_p": {"min_p": 0.05},
+    "penalties": {"repetition_penalty": 1.2, "presence_penalty": 0.3, "frequency_penalty": 0.2},
+    "bias": {"logit_bias": {100: 3.0, 32: -2.0}},
+    "everything": {
+        "top_k": 40,
+        "top_p": 0.95,
+        "min_p": 0.01,
+        "repetition_penalty": 1.1,
+        "frequency_penalty": 0.1,
+        "logit_bias": {100: 1.5},
+    },
+}
+
+
 @pytest.mark.parametrize("mode", MODES)
-def test_filters_penalties_and_bias_are_lossless_as_well(engines, mode):
-    params = SamplingParams(
-        max_tokens=64,
-        temperature=0.9,
-        top_k=40,
-        top_p=0.95,
-        min_p=0.01,
-        repetition_penalty=1.1,
-        frequency_penalty=0.1,
-        logit_bias={100: 1.5},
-        seed=5,
-    )
-    outputs = [
-        list(engines[mode].generate(PROMPTS[0], params, speculation=s).token_ids)
-        for s in ("off", 4, 8)
-    ]
-    assert outputs[0] == outputs[1] == outputs[2]
+@pytest.mark.parametrize("rules", RULES.values(), ids=RULES)
+@pytest.mark.parametrize("temperature", [0.0, 0.9])
+def test_rules_are_lossless_and_applied_as_on_the_host(engines, mode, rules, temperature):
+    """Filters, penalties and bias on the device, with and without drafts, beside others, and chosen
+    by the host (which log-probabilities make it do)."""
+    common = {"max_tokens": 64, "temperature": temperature, "ignore_eos": True, **rules}
+    params = [SamplingParams(seed=seed, **common) for seed in range(len(PROMPTS))]
+    by_host = [SamplingParams(seed=seed, logprobs=1, **common) for seed in range(len(PROMPTS))]
+    engine = engines[mode]
+    want = alone(engine, by_host, "off")
+    assert alone(engine, params, "off") == want
+    assert alone(engine, params, 8) == want
+    assert together(engine, params, "off") == want
+    assert together(engine, params, 8) == want
+    mixed = [p if seed % 3 else q for seed, (p, q) in enumerate(zip(params, by_host, strict=True))]
+    assert together(engine, mixed, "auto") == want
 
 
 @pytest.mark.parametrize("mode", MODES)

@@ -120,6 +120,11 @@ def test_every_op_of_every_line_is_that_of_the_engines_interpreter(path):
         run["position"], run["anchor"], run["remaining"] = 12, tokens[3], 5
         run["drafts"], run["temperature"], run["seed"] = 3, temperature, 77
         assert vm.first_difference(machine, line, command) is None
+        run["rules"] = records.RULE_BIAS | records.RULE_PENALTIES
+        run["rules"] |= records.RULE_FILTERS if temperature else 0
+        run["top_k"], run["top_p"], run["min_p"] = 40, 0.9, 0.01
+        run["repetition"], run["presence"], run["frequency"] = 1.2, 0.3, 0.2
+        assert vm.first_difference(machine, line, command) is None
 
 
 def swap_out(args):

@@ -36,6 +36,8 @@ enum {
   KILOTOK_OP_ACCEPT = 12,
   KILOTOK_OP_DRAFT_CHOOSE = 13,
   KILOTOK_OP_ATTENTION_MERGE = 14,
+  KILOTOK_OP_ADJUST = 15,
+  KILOTOK_OP_FILTER = 16,
 };
 
 // KilotokOp.flags: ops with a flag that the command skips are passed over.
@@ -44,6 +46,7 @@ enum {
   KILOTOK_FLAG_DRAFT = 2,     // only where there are drafts
   KILOTOK_FLAG_DECIDES = 4,   // may end the run: nothing after it is streamed before it has ended
   KILOTOK_FLAG_NEW_PASS = 8,  // changes the rows of the pass
+  KILOTOK_FLAG_RULES = 16,    // only where a run has rules
 };
 
 // KilotokMatrix.format
@@ -58,6 +61,14 @@ enum {
   KILOTOK_ROUTER_SIGMOID_NORMALIZED = 1,
   KILOTOK_ROUTER_SOFTMAX = 2
 };
+// KilotokRun.rules
+enum {
+  KILOTOK_RULE_BIAS = 1,       // the slot's biases
+  KILOTOK_RULE_PENALTIES = 2,  // repetition, presence, frequency, by the slot's counts
+  KILOTOK_RULE_FILTERS = 4,    // top_k, top_p, min_p; never of a greedy run
+};
+// Counts of tokens: how often a token was generated, and this bit where the prompt has it.
+#define KILOTOK_IN_PROMPT 0x80000000u
 // KilotokRow.token of a drafter row that holds the mask embedding
 #define KILOTOK_MASK_TOKEN 0xFFFFFFFFu
 
@@ -294,13 +305,39 @@ typedef struct KilotokChoice {
   uint32_t token;  // 0xFFFFFFFF: none
 } KilotokChoice;
 
+// Logits of the rows whose runs have rules, in place: + bias, penalties, / temperature unless that
+// is 0, as the CPU does it. Of row i of an only run the tokens of rows 1 to i count as generated,
+// too: behind them a token is chosen only where they were accepted.
+typedef struct KilotokAdjust {
+  uint64_t logits;  // [KILOTOK_ROWS][stride] f32
+  uint64_t counts;  // [slots][stride] u32
+  uint64_t biases;  // [slots][stride] f32
+  uint64_t peaks;   // [blocks][KILOTOK_ROWS] f32: the largest of each block's share, as in CHOOSE
+  uint32_t stride;
+  uint32_t vocab;
+} KilotokAdjust;
+
+// The tokens that the filters of a row's run keep, in the order of their values, on ties the lower
+// token first: up to and with the one whose value and token are in `kept`.
+typedef struct KilotokFilter {
+  uint64_t scaled;  // [KILOTOK_ROWS][stride] f32 of ADJUST
+  uint64_t peaks;
+  uint64_t kept;  // [KILOTOK_ROWS] KilotokChoice, written where a run has filters
+  uint32_t stride;
+  uint32_t vocab;
+  uint32_t blocks;
+  uint32_t reserved;
+} KilotokFilter;
+
 // Choices: the best (score, token) of each row among a block's share of the vocabulary. CHOOSE
 // takes temperature and seed from the row's run (greedy where there are no runs), DRAFT_CHOOSE is
-// greedy. The op that needs the tokens, ACCEPT or LAY_OUT, makes one of a row's choices: there is
+// greedy. Rows whose runs have rules were adjusted before; of those with filters only what is kept
+// counts. The op that needs the tokens, ACCEPT or LAY_OUT, makes one of a row's choices: there is
 // nothing to wait for inside this op.
 typedef struct KilotokChoose {
   uint64_t logits;  // [KILOTOK_ROWS][stride] f32
   uint64_t best;    // [blocks][KILOTOK_ROWS] KilotokChoice, written
+  uint64_t kept;    // [KILOTOK_ROWS] KilotokChoice of FILTER; DRAFT_CHOOSE: 0
   uint32_t stride;
   uint32_t vocab;
 } KilotokChoose;
@@ -316,9 +353,13 @@ typedef struct KilotokLayOut {
 } KilotokLayOut;
 
 // Compares the choices of CHOOSE with the drafts, advances the runs, tells the host, and leaves in
-// the pass the rows that were committed: row i of an only run is still row i. Nothing without runs.
+// the pass the rows that were committed: row i of an only run is still row i. Counts what it emits
+// where a run has penalties. Nothing without runs.
 typedef struct KilotokAccept {
-  uint64_t best;  // of CHOOSE
+  uint64_t best;    // of CHOOSE
+  uint64_t counts;  // of ADJUST
+  uint32_t stride;
+  uint32_t reserved;
 } KilotokAccept;
 
 typedef struct KilotokRow {
@@ -347,6 +388,14 @@ typedef struct KilotokRun {
   uint32_t num_stops;
   uint32_t ended;  // 1: stop token, 2: length
   uint32_t stops[14];
+  uint32_t rules;  // KILOTOK_RULE_*
+  uint32_t top_k;  // 0: all
+  float top_p;
+  float min_p;
+  float repetition;
+  float presence;
+  float frequency;
+  uint32_t reserved;
 } KilotokRun;
 
 // What the host asks for.

@@ -39,7 +39,7 @@ fn machine(options: MachineOptions, make: impl Fn(&[u64]) -> Vec<abi::Op>) -> (M
     let mut region = |component, bytes| plan.region(component, bytes, 256).unwrap();
     let words = region(Component::Exchange, 64);
     let ops = region(Component::Mailboxes, 64 * abi::OP_BYTES as u64);
-    let command = region(Component::Mailboxes, 1024);
+    let command = region(Component::Mailboxes, size_of::<abi::Command>() as u64);
     let barrier = region(Component::Mailboxes, 128);
     let pool = MemoryPool::new(Arc::clone(&context), &plan, 1.0).unwrap();
     let at = |id| pool.region(id).unwrap().address;

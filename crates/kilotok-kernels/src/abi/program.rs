@@ -54,6 +54,10 @@ constants! {
     KILOTOK_OP_DRAFT_CHOOSE as OP_DRAFT_CHOOSE: u32 = 13,
     /// [`Op::kind`].
     KILOTOK_OP_ATTENTION_MERGE as OP_ATTENTION_MERGE: u32 = 14,
+    /// [`Op::kind`].
+    KILOTOK_OP_ADJUST as OP_ADJUST: u32 = 15,
+    /// [`Op::kind`].
+    KILOTOK_OP_FILTER as OP_FILTER: u32 = 16,
     /// [`Attention::max_chunks`] at most.
     KILOTOK_MAX_CHUNKS as MAX_CHUNKS: u32 = 128,
     /// [`Op::flags`]: only where logits are wanted.
@@ -64,6 +68,16 @@ constants! {
     KILOTOK_FLAG_DECIDES as FLAG_DECIDES: u32 = 4,
     /// [`Op::flags`]: changes the rows of the pass.
     KILOTOK_FLAG_NEW_PASS as FLAG_NEW_PASS: u32 = 8,
+    /// [`Op::flags`]: only where a run has rules.
+    KILOTOK_FLAG_RULES as FLAG_RULES: u32 = 16,
+    /// [`Run::rules`]: the slot's biases.
+    KILOTOK_RULE_BIAS as RULE_BIAS: u32 = 1,
+    /// [`Run::rules`]: repetition, presence, frequency, by the slot's counts.
+    KILOTOK_RULE_PENALTIES as RULE_PENALTIES: u32 = 2,
+    /// [`Run::rules`]: top-k, top-p, min-p; never of a greedy run.
+    KILOTOK_RULE_FILTERS as RULE_FILTERS: u32 = 4,
+    /// In counts of tokens: the prompt has it.
+    KILOTOK_IN_PROMPT as IN_PROMPT: u32 = 0x8000_0000,
     /// [`Matrix::format`].
     KILOTOK_BF16 as BF16: u32 = 0,
     /// [`Matrix::format`].
@@ -464,12 +478,48 @@ shared! {
         token: u32,
     }
 
+    /// Logits of the rows whose runs have rules, in place: biases, penalties, temperature.
+    KilotokAdjust as Adjust, 40 bytes {
+        /// `[ROWS][stride]` f32.
+        logits: u64,
+        /// `[slots][stride]` u32.
+        counts: u64,
+        /// `[slots][stride]` f32.
+        biases: u64,
+        /// `[blocks][ROWS]` f32: the largest of each block's share.
+        peaks: u64,
+        /// Elements from one row to the next one.
+        stride: u32,
+        /// Logits of a row that count.
+        vocab: u32,
+    }
+
+    /// The tokens that the filters of a row's run keep: down to the value and the token in `kept`.
+    KilotokFilter as Filter, 40 bytes {
+        /// `[ROWS][stride]` f32 of ADJUST.
+        scaled: u64,
+        /// `[blocks][ROWS]` f32.
+        peaks: u64,
+        /// `[ROWS]` [`Choice`], written.
+        kept: u64,
+        /// Elements from one row to the next one.
+        stride: u32,
+        /// Logits of a row that count.
+        vocab: u32,
+        /// Of the grid.
+        blocks: u32,
+        /// Keeps the layout explicit.
+        reserved: u32,
+    }
+
     /// Choices: the best of each row among a block's share of the vocabulary; ACCEPT and LAY_OUT make one of them.
-    KilotokChoose as Choose, 24 bytes {
+    KilotokChoose as Choose, 32 bytes {
         /// `[ROWS][stride]` f32.
         logits: u64,
         /// `[blocks][ROWS]` [`Choice`], written.
         best: u64,
+        /// `[ROWS]` [`Choice`] of FILTER.
+        kept: u64,
         /// Elements from one row to the next one.
         stride: u32,
         /// Logits of a row that count.
@@ -489,9 +539,15 @@ shared! {
 
     /// Compares the choices of CHOOSE with the drafts, advances the runs, tells the host, and leaves in the pass the
     /// rows that were committed.
-    KilotokAccept as Accept, 8 bytes {
+    KilotokAccept as Accept, 24 bytes {
         /// Of CHOOSE.
         best: u64,
+        /// Of ADJUST.
+        counts: u64,
+        /// From one slot's counts to the next one's.
+        stride: u32,
+        /// Keeps the layout explicit.
+        reserved: u32,
     }
 
     /// KilotokRow.
@@ -517,7 +573,7 @@ shared! {
     }
 
     /// A sequence that decodes on the device, round after round.
-    KilotokRun as Run, 96 bytes {
+    KilotokRun as Run, 128 bytes {
         /// Key of the noise.
         seed: u64,
         /// 0: greedy.
@@ -538,10 +594,26 @@ shared! {
         ended: u32,
         /// Tokens that end the run.
         stops: [u32; 14],
+        /// Bits of `RULE_*`.
+        rules: u32,
+        /// 0: all.
+        top_k: u32,
+        /// 1: all.
+        top_p: f32,
+        /// 0: all.
+        min_p: f32,
+        /// 1: none.
+        repetition: f32,
+        /// 0: none.
+        presence: f32,
+        /// 0: none.
+        frequency: f32,
+        /// Keeps the layout explicit.
+        reserved: u32,
     }
 
     /// What the host asks for.
-    KilotokCommand as Command, 944 bytes {
+    KilotokCommand as Command, 1200 bytes {
         /// Where the ops begin.
         first_op: u32,
         /// How many there are.
@@ -583,7 +655,7 @@ shared! {
     }
 
     /// Words between host and device, in host memory that the device sees.
-    KilotokMailbox as Mailbox, 66544 bytes {
+    KilotokMailbox as Mailbox, 66800 bytes {
         /// Host: number of the newest command.
         doorbell: u32,
         /// Device: number of the newest command that is done.

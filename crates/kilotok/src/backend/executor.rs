@@ -48,14 +48,66 @@ pub struct DecodeRun {
     pub remaining: u32,
     /// Key of the noise.
     pub seed: u64,
-    /// 0 is greedy; no filter, penalty or bias applies.
+    /// 0 is greedy.
     pub temperature: f32,
+    /// What else decides.
+    pub rules: Rules,
     /// Tokens that end the sequence: the first `num_stops` of `stops`.
     pub stops: [u32; MAX_STOPS],
     /// How many there are.
     pub num_stops: u32,
     /// Whether committed rows become drafter context.
     pub keeps_context: bool,
+}
+
+/// What a [`DecodeRun`] does to logits beyond dividing them by its temperature, as
+/// [`Chooser::choose`](crate::sample::Chooser::choose) does it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rules {
+    /// Whether the slot's [`Table::Biases`] are added.
+    pub biases: bool,
+    /// Whether tokens are penalised by the slot's [`Table::Counts`].
+    pub penalties: bool,
+    /// 0 keeps all; so it is for a greedy run.
+    pub top_k: u32,
+    /// 1 keeps all; so it is for a greedy run.
+    pub top_p: f32,
+    /// 0 keeps all; so it is for a greedy run.
+    pub min_p: f32,
+    /// Of what was seen; 1: none.
+    pub repetition: f32,
+    /// Of what was generated; 0: none.
+    pub presence: f32,
+    /// Of what was generated, each time; 0: none.
+    pub frequency: f32,
+}
+
+impl Rules {
+    /// No rules.
+    pub const NONE: Self = Self {
+        biases: false,
+        penalties: false,
+        top_k: 0,
+        top_p: 1.0,
+        min_p: 0.0,
+        repetition: 1.0,
+        presence: 0.0,
+        frequency: 0.0,
+    };
+
+    /// Whether some tokens are left out.
+    pub fn filters(&self) -> bool {
+        self.top_k > 0 || self.top_p < 1.0 || self.min_p > 0.0
+    }
+}
+
+/// What rules look up by token, a word for each token of the vocabulary.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// [`History::word`](crate::sample::History::word); a device counts by itself what it emits.
+    Counts,
+    /// Bits of 32-bit floats.
+    Biases,
 }
 
 /// Stop tokens of a [`DecodeRun`] at most.
@@ -175,6 +227,16 @@ pub trait Executor: Send {
     /// Share of the time of a round by itself that drafting and committing take.
     fn draft_share(&self) -> f64 {
         0.0
+    }
+
+    /// Whether [`Executor::decode`] takes runs with [`Rules`].
+    fn applies_rules(&self) -> bool {
+        false
+    }
+
+    /// Writes words of a slot's table, from that of token `first` on.
+    fn set_table(&mut self, slot: Slot, table: Table, first: u32, words: &[u32]) {
+        let _ = (slot, table, first, words);
     }
 
     /// Makes up to `max_rounds` whole rounds, fewer where a run ends, and appends what each run did

@@ -7,7 +7,9 @@ mod rounds;
 mod sequence;
 pub mod sim;
 
-pub use executor::{DecodeRun, DecodedRound, DraftBlock, Executor, MAX_EMITTED, MAX_STOPS, Row};
+pub use executor::{
+    DecodeRun, DecodedRound, DraftBlock, Executor, MAX_EMITTED, MAX_STOPS, Row, Rules, Table,
+};
 pub use rounds::Rounds;
 
 use std::sync::Arc;

@@ -68,7 +68,10 @@ impl<E: Executor> Rounds<E> {
             min_chances: Vec::with_capacity(limits.slots),
             confidence: Default::default(),
             spans: Vec::with_capacity(limits.slots),
-            device: DeviceRounds::new(limits.slots),
+            device: DeviceRounds::new(
+                limits.slots,
+                if executor.applies_rules() { executor.vocab() } else { 0 },
+            ),
             executor,
         }
     }

@@ -1,6 +1,6 @@
 //! One sequence on a backend: its tokens, its place in the cache and how it ends.
 
-use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row};
+use super::executor::{DecodeRun, DraftBlock, MAX_STOPS, Row, Rules};
 use super::{Cached, End, Page, SequenceInit, Slot};
 use crate::dflash::kind;
 use crate::error::{Error, Result};
@@ -27,8 +27,30 @@ pub(super) struct Sequence {
     cached: Option<Cached>,
     prompt_len: usize,
     generated: usize,
+    /// What a device knows of what its rules look up.
+    told: Told,
+    /// Whether no token has two biases, whose sum would depend on how they are added.
+    biases_are_single: bool,
     end: Option<End>,
     failure: Option<Error>,
+}
+
+/// What was brought to a device.
+#[derive(Clone, Copy, Debug, Default)]
+struct Told {
+    biases: bool,
+    /// How many generated tokens its counts include; none where it has no counts.
+    generated: Option<usize>,
+}
+
+/// What is to be brought to a device before it can apply a sequence's rules.
+#[derive(Debug)]
+pub(super) enum Untold<'s> {
+    Nothing,
+    /// All counts.
+    Counts(&'s History),
+    /// Those of tokens that the host has chosen.
+    CountsOf(&'s History, &'s [u32]),
 }
 
 impl Sequence {
@@ -47,6 +69,9 @@ impl Sequence {
             return Err(Error::invalid("cached", reason));
         }
         let history = init.params.has_penalties().then(|| History::new(vocab, &init.prompt));
+        let mut biased: Vec<u32> = init.params.logit_bias.iter().map(|(token, _)| *token).collect();
+        biased.sort_unstable();
+        let biases_are_single = biased.windows(2).all(|pair| pair[0] != pair[1]);
         let mut tokens = init.prompt;
         // Nothing is allocated while decoding (law 4).
         tokens.reserve_exact(init.params.max_tokens as usize);
@@ -59,6 +84,8 @@ impl Sequence {
             prompt_len,
             tokens,
             generated: 0,
+            told: Told::default(),
+            biases_are_single,
             end: None,
             failure: None,
             constraint: init.constraint,
@@ -132,18 +159,61 @@ impl Sequence {
         Row { slot, position, token, needs_logits: true }
     }
 
-    /// What a device needs to decode this sequence by itself, or `None` where only the host can
-    /// choose its tokens.
-    pub(super) fn decode_run(&self, slot: Slot, drafts: usize) -> Option<DecodeRun> {
+    /// What decides about its tokens beyond temperature and noise.
+    fn rules(&self) -> Rules {
         let params = &self.params;
-        let plain = params.logit_bias.is_empty()
-            && self.history.is_none()
+        let mut rules = Rules { biases: !params.logit_bias.is_empty(), ..Rules::NONE };
+        if self.history.is_some() {
+            rules.penalties = true;
+            rules.repetition = params.repetition_penalty;
+            rules.presence = params.presence_penalty;
+            rules.frequency = params.frequency_penalty;
+        }
+        if params.temperature != 0.0 {
+            (rules.top_k, rules.top_p, rules.min_p) = (params.top_k, params.top_p, params.min_p);
+        }
+        rules
+    }
+
+    /// Its biases, where a device has yet to be told.
+    pub(super) fn untold_biases(&self) -> Option<&[(u32, f32)]> {
+        let biases = &*self.params.logit_bias;
+        (!self.told.biases && !biases.is_empty()).then_some(biases)
+    }
+
+    /// Its counts, as far as a device has yet to be told.
+    pub(super) fn untold_counts(&self) -> Untold<'_> {
+        match (&self.history, self.told.generated) {
+            (None, _) => Untold::Nothing,
+            (Some(_), Some(told)) if told == self.generated => Untold::Nothing,
+            (Some(history), None) => Untold::Counts(history),
+            (Some(history), Some(told)) => {
+                Untold::CountsOf(history, self.newest(self.generated - told))
+            }
+        }
+    }
+
+    /// From now on a device knows all of it; it counts by itself what it emits.
+    pub(super) fn is_told(&mut self) {
+        self.told = Told { biases: true, generated: Some(self.generated) };
+    }
+
+    /// What a device needs to decode this sequence by itself, or `None` where only the host can
+    /// choose its tokens; `with_rules`: the device applies them.
+    pub(super) fn decode_run(
+        &self,
+        slot: Slot,
+        drafts: usize,
+        with_rules: bool,
+    ) -> Option<DecodeRun> {
+        let params = &self.params;
+        let rules = self.rules();
+        let is_plain = rules == Rules::NONE;
+        let suits = (is_plain || with_rules && self.biases_are_single)
             && self.constraint.is_none()
-            && params.logprobs.is_none()
-            && (params.temperature == 0.0
-                || (params.top_k == 0 && params.top_p >= 1.0 && params.min_p <= 0.0));
+            && params.logprobs.is_none();
         let mut stops = [0; MAX_STOPS];
-        if !plain || self.stop_tokens.len() > MAX_STOPS || self.end.is_some() {
+        if !suits || self.stop_tokens.len() > MAX_STOPS || self.end.is_some() {
             return None;
         }
         stops[..self.stop_tokens.len()].copy_from_slice(&self.stop_tokens);
@@ -156,6 +226,7 @@ impl Sequence {
             remaining: self.remaining() as u32,
             seed: self.seed,
             temperature: params.temperature,
+            rules,
             stops,
             num_stops: self.stop_tokens.len() as u32,
             keeps_context: self.keeps_context,
@@ -301,5 +372,48 @@ impl Sequence {
     /// The last `count` emitted tokens.
     pub(super) fn newest(&self, count: usize) -> &[u32] {
         &self.tokens[self.tokens.len() - count..]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sequence(params: SamplingParams) -> Sequence {
+        let init = SequenceInit {
+            prompt: vec![1, 2],
+            params,
+            seed: 0,
+            stop_tokens: Vec::new(),
+            pages: vec![0],
+            speculative: false,
+            cached: None,
+            constraint: None,
+        };
+        Sequence::new(init, 8, 0).unwrap()
+    }
+
+    #[test]
+    fn a_device_that_applies_rules_decodes_what_they_say() {
+        let plain = SamplingParams { temperature: 0.5, ..SamplingParams::default() };
+        let ruled = [
+            SamplingParams { top_p: 0.5, ..plain.clone() },
+            SamplingParams { top_k: 2, ..plain.clone() },
+            SamplingParams { min_p: 0.1, ..plain.clone() },
+            SamplingParams { frequency_penalty: 0.1, ..plain.clone() },
+            SamplingParams { logit_bias: vec![(1, 2.0), (3, 2.0)], ..plain.clone() },
+        ];
+        assert!(sequence(plain.clone()).decode_run(0, 0, false).is_some());
+        for params in ruled {
+            let of = sequence(params);
+            assert!(of.decode_run(0, 0, false).is_none());
+            assert_ne!(of.decode_run(0, 0, true).unwrap().rules, Rules::NONE);
+        }
+        // A greedy choice is the same whatever the filters keep.
+        let greedy = SamplingParams { top_k: 2, ..SamplingParams::default() };
+        assert!(sequence(greedy).decode_run(0, 0, false).is_some());
+        // The sum of two biases depends on how they are added.
+        let twice = SamplingParams { logit_bias: vec![(1, 2.0), (1, 3.0)], ..plain };
+        assert!(sequence(twice).decode_run(0, 0, true).is_none());
     }
 }

@@ -108,7 +108,9 @@ fn memory_is_that_made_by_hand() {
     assert_eq!(sum, plan.memory.needed);
     assert_eq!(plan.memory.left, Some(plan.memory.available - sum));
     let caches = of("kv_cache") + of("window_cache") + of("drafter_cache");
-    assert!(plan.memory.per_sequence.abs_diff(caches) < 1024, "{:?}", plan.memory);
+    // Counts and biases of the tokens of a rank's share.
+    let tables = 2 * 4 * 19_072;
+    assert!(plan.memory.per_sequence.abs_diff(caches + tables) < 1024, "{:?}", plan.memory);
 }
 
 #[test]

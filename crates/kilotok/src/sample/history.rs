@@ -20,6 +20,15 @@ impl History {
         Self { in_prompt, generated: vec![0; vocab] }
     }
 
+    /// Set in [`History::word`] of a token that stood in the prompt.
+    pub const IN_PROMPT: u32 = 1 << 31;
+
+    /// How often `token` was generated and whether it stood in the prompt, in one word.
+    pub fn word(&self, token: u32) -> u32 {
+        let token = token as usize;
+        self.generated[token] | if self.in_prompt[token] { Self::IN_PROMPT } else { 0 }
+    }
+
     /// Counts one generated token.
     pub fn push(&mut self, token: u32) {
         self.generated[token as usize] += 1;

@@ -3,7 +3,7 @@
 //
 // in:  block.pass: the rows verified; args.best of choose
 // out: command->run: position, anchor, remaining, ended; mailbox: one KilotokRound per run, then
-//      num_rounds; command->pass: the rows committed
+//      num_rounds; command->pass: the rows committed; args.counts where a run has penalties
 // Every emitted token is the target's own choice: the drafts of an only run that equal it, and the
 // choice behind the last of them, as far as the run goes on. Rows behind the emitted ones are not
 // committed.
@@ -43,6 +43,18 @@ __device__ __forceinline__ void walk(KilotokRun* run, const KilotokRow* rows, ui
   run->ended = round.ended;
 }
 
+// Tokens of the slot, as op adjust looks at them.
+__device__ __forceinline__ void count(const KilotokAccept& args, const KilotokRun* run,
+                                      const KilotokRound& round) {
+  if ((__ldcg(&run->rules) & KILOTOK_RULE_PENALTIES) == 0) return;
+  const uint64_t slot = __ldcg(&run->slot);
+  uint32_t* counts = reinterpret_cast<uint32_t*>(args.counts) + slot * args.stride;
+  for (uint32_t i = 0; i < round.emitted; ++i) {
+    uint32_t* word = counts + round.tokens[i];
+    *word = __ldcg(word) + 1;
+  }
+}
+
 }  // namespace accept_op
 
 __device__ __forceinline__ void accept(const KilotokAccept& args, KilotokCommand* command,
@@ -71,6 +83,7 @@ __device__ __forceinline__ void accept(const KilotokAccept& args, KilotokCommand
     round = {};
     round.run = run;
     accept_op::walk(command->run + run, pass.row + first, count, told.chosen + first, round);
+    accept_op::count(args, command->run + run, round);
     static_assert(sizeof(KilotokRound) % 16 == 0);
     auto* to = reinterpret_cast<uint4*>(mailbox->rounds + (written + run) % KILOTOK_ROUND_RING);
 #pragma unroll

@@ -12,6 +12,29 @@ __device__ __forceinline__ void keep_better(KilotokChoice& best, float score, ui
   if (score > best.score || (score == best.score && token < best.token)) best = {score, token};
 }
 
+// Larger for larger values, 0 for NaN; -0 comes before 0.
+__device__ __forceinline__ uint32_t order_of(float value) {
+  const uint32_t bits = __float_as_uint(value);
+  if (value != value) return 0;
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+__device__ __forceinline__ float value_of(uint32_t order) {
+  return __uint_as_float((order & 0x80000000u) != 0 ? order & 0x7FFFFFFFu : ~order);
+}
+
+// A block's share of the vocabulary, in fours.
+struct Share {
+  uint32_t begin, end;
+};
+
+__device__ __forceinline__ Share share_of(uint32_t vocab, const Block& block) {
+  const uint32_t fours = (vocab + 3) / 4;
+  const uint32_t share = (fours + block.count - 1) / block.count;
+  const uint32_t begin = min(fours, block.index * share);
+  return {begin, min(fours, begin + share)};
+}
+
 // The best of a warp, in every lane.
 __device__ __forceinline__ KilotokChoice best_of_warp(KilotokChoice best) {
 #pragma unroll

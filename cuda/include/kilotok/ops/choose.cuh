@@ -4,7 +4,8 @@
 // out:   args.best [blocks, KILOTOK_ROWS]: the block's candidates
 // bytes: 4 * rows * vocab
 // choose adds Gumbel noise to logits / temperature, exactly as the CPU does; in f64 only where an
-// estimate says that a token may win.
+// estimate says that a token may win. Rows of runs with rules come divided already (op adjust), and
+// of those with filters only tokens count that op filter has kept.
 #pragma once
 
 #include "kilotok/format/noise.cuh"
@@ -19,13 +20,30 @@ struct Rule {
   float temperature;  // 0: greedy
   uint64_t seed;
   uint64_t position;  // of the token to be chosen
+  // The last token that is kept: order of its value, and its number.
+  uint32_t least, last;
+
+  __device__ __forceinline__ bool keeps(float value, uint32_t token) const {
+    const uint32_t order = order_of(value);
+    return order > least || (order == least && token <= last);
+  }
 };
 
-__device__ __forceinline__ Rule rule_of(const KilotokCommand* command, const KilotokRow& row) {
-  if (__ldcg(&command->num_runs) == 0) return {0.0f, 0, 0};
+__device__ __forceinline__ Rule rule_of(const KilotokChoose& args, const KilotokCommand* command,
+                                        const KilotokPass& pass, uint32_t index) {
+  if (__ldcg(&command->num_runs) == 0) return {0.0f, 0, 0, 0, 0};
+  const KilotokRow& row = pass.row[index];
   const KilotokRun* run = command->run + row.run;
   const auto* seed = reinterpret_cast<const unsigned long long*>(&run->seed);
-  return {__ldcg(&run->temperature), __ldcg(seed), static_cast<uint64_t>(row.position) + 1};
+  Rule rule{__ldcg(&run->temperature), __ldcg(seed), static_cast<uint64_t>(row.position) + 1, 0,
+            NO_TOKEN};
+  const uint32_t rules = __ldcg(&run->rules);
+  if (rules != 0 && rule.temperature != 0.0f) rule.temperature = 1.0f;
+  if ((rules & KILOTOK_RULE_FILTERS) != 0) {
+    const uint2 kept = __ldcg(reinterpret_cast<const uint2*>(args.kept) + index);
+    rule.least = order_of(__uint_as_float(kept.x)), rule.last = kept.y;
+  }
+  return rule;
 }
 
 // Four logits of a lane.
@@ -49,7 +67,8 @@ __device__ __forceinline__ void consider_noisy(KilotokChoice& best, float& bound
     scaled[i] = logit[i] / rule.temperature;
     bits[i] = noise.bits(first + i);
     about[i] = scaled[i] + Noise::about(bits[i]);
-    if (first + i < vocab) bound = fmaxf(bound, about[i]);
+    if (first + i >= vocab || !rule.keeps(logit[i], first + i)) about[i] = NAN;
+    bound = fmaxf(bound, about[i]);
   }
 #pragma unroll
   for (uint32_t distance = 16; distance > 0; distance /= 2) {
@@ -59,7 +78,7 @@ __device__ __forceinline__ void consider_noisy(KilotokChoice& best, float& bound
   uint32_t likely = 0;
 #pragma unroll
   for (uint32_t i = 0; i < 4; ++i) {
-    if (first + i < vocab && about[i] >= least) likely |= 1u << i;
+    if (about[i] >= least) likely |= 1u << i;
   }
   if (likely == 0) return;
 #pragma unroll
@@ -77,13 +96,11 @@ __device__ __forceinline__ void run(const KilotokChoose& args, const KilotokComm
   // Every row has the same number of warps; some may be left over.
   const uint32_t parts = MATH_WARPS / pass.rows;
   const uint32_t row = block.warp % pass.rows, part = block.warp / pass.rows;
-  const uint32_t fours = (args.vocab + 3) / 4;
-  const uint32_t share = (fours + block.count - 1) / block.count;
-  const uint32_t begin = min(fours, block.index * share), end = min(fours, begin + share);
+  const auto [begin, end] = share_of(args.vocab, block);
   KilotokChoice best{-INFINITY, NO_TOKEN};
   if (part < parts) {
-    Rule rule{0.0f, 0, 0};
-    if (command != nullptr) rule = rule_of(command, pass.row[row]);
+    Rule rule{0.0f, 0, 0, 0, 0};
+    if (command != nullptr) rule = rule_of(args, command, pass, row);
     const Noise noise(rule.seed, rule.position);
     const auto* logits = reinterpret_cast<const float4*>(
         reinterpret_cast<const float*>(args.logits) + static_cast<uint64_t>(row) * args.stride);

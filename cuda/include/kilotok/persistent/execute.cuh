@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kilotok/ops/accept.cuh"
+#include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
 #include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
@@ -9,6 +10,7 @@
 #include "kilotok/ops/draft_choose.cuh"
 #include "kilotok/ops/draft_context.cuh"
 #include "kilotok/ops/embed.cuh"
+#include "kilotok/ops/filter.cuh"
 #include "kilotok/ops/lay_out.cuh"
 #include "kilotok/ops/linear.cuh"
 #include "kilotok/ops/moe_down.cuh"
@@ -49,6 +51,10 @@ __device__ __forceinline__ void execute(const KilotokMachine& machine, const Blo
       return ops::draft_attention(payload<KilotokDraftAttention>(shared), block);
     case KILOTOK_OP_DRAFT_CONTEXT:
       return ops::draft_context(payload<KilotokDraftContext>(shared), block);
+    case KILOTOK_OP_ADJUST:
+      return ops::adjust(payload<KilotokAdjust>(shared), command, block);
+    case KILOTOK_OP_FILTER:
+      return ops::filter(payload<KilotokFilter>(shared), command, block);
     case KILOTOK_OP_CHOOSE:
       return ops::choose(payload<KilotokChoose>(shared), command, block);
     case KILOTOK_OP_DRAFT_CHOOSE:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from kilotok import _core
-from kilotok.reference.vm import attention, dense, experts, records, rounds
+from kilotok.reference.vm import attention, dense, experts, records, rounds, rules
 from kilotok.reference.vm.diff import Difference, first_difference
 from kilotok.reference.vm.machine import Machine, Round
 from kilotok.reference.vm.memory import Memory
@@ -37,6 +37,8 @@ OPS: dict[str, Callable[[Machine, records.Record], None]] = {
         experts.router,
         experts.moe_up,
         experts.moe_down,
+        rules.adjust,
+        rules.filter,
         rounds.choose,
         rounds.draft_choose,
         rounds.lay_out,

@@ -56,7 +56,7 @@ def _kind(region: str) -> str | None:
         return None
     if word in ("residual", "squares", "logits", "rope", "output", "router") or "rope" in region:
         return "f32"
-    if word in ("best", "draft"):
+    if word in ("best", "draft", "kept"):
         return "choice"
     if region == "routes":
         return "routes"

@@ -19,7 +19,9 @@ OP_BYTES = 256
 MASK_TOKEN = 0xFFFFFFFF
 NO_TOKEN = 0xFFFFFFFF
 
-FLAG_LOGITS, FLAG_DRAFT, FLAG_DECIDES, FLAG_NEW_PASS = 1, 2, 4, 8
+FLAG_LOGITS, FLAG_DRAFT, FLAG_DECIDES, FLAG_NEW_PASS, FLAG_RULES = 1, 2, 4, 8, 16
+RULE_BIAS, RULE_PENALTIES, RULE_FILTERS = 1, 2, 4
+IN_PROMPT = 0x80000000
 BF16, FP8, MXFP4, F32 = range(4)
 STORE_F32, STORE_RESIDUAL, STORE_SWIGLU = range(3)
 SILU, CLAMPED_SWIGLU = range(2)
@@ -66,13 +68,16 @@ for _name, _text in {
     "DraftContext": "u64: kv keys values k_norm rotations; "
     "u32: kv_stride kv_heads dim positions pairs; f32: value_scale eps; u32: reserved",
     "Choice": "f32: score; u32: token",
-    "Choose": "u64: logits best; u32: stride vocab",
+    "Adjust": "u64: logits counts biases peaks; u32: stride vocab",
+    "Filter": "u64: scaled peaks kept; u32: stride vocab blocks reserved",
+    "Choose": "u64: logits best kept; u32: stride vocab",
     "LayOut": "u64: best; u32: is_draft rows",
-    "Accept": "u64: best",
+    "Accept": "u64: best counts; u32: stride reserved",
     "Row": "u32: slot position token run",
     "Pass": "u32: rows reserved*3; Row: row*8",
     "Run": "u64: seed; f32: temperature; "
-    "u32: slot position anchor drafts remaining num_stops ended stops*14",
+    "u32: slot position anchor drafts remaining num_stops ended stops*14 rules top_k; "
+    "f32: top_p min_p repetition presence frequency; u32: reserved",
     "Command": "u32: first_op num_ops rounds skip num_runs over written reserved; "
     "Pass: pass; Run: run*8",
     "Op": "u32: kind flags; u64: payload*31",
@@ -95,6 +100,8 @@ KINDS: dict[int, tuple[str, str]] = {
     12: ("accept", "Accept"),
     13: ("draft_choose", "Choose"),
     14: ("attention_merge", "AttentionMerge"),
+    15: ("adjust", "Adjust"),
+    16: ("filter", "Filter"),
 }
 
 

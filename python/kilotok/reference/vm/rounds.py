@@ -11,6 +11,8 @@ from kilotok.reference.vm.records import (
     MASK_TOKEN,
     NO_TOKEN,
     ROWS,
+    RULE_FILTERS,
+    RULE_PENALTIES,
     STRUCTS,
     Record,
 )
@@ -36,10 +38,17 @@ def _choose(vm: Machine, args: Record, is_target: bool) -> None:
     best = _choices(vm, args["best"])
     for row, scores in enumerate(logits):
         run = vm.command["run"][vm.pass_["run"][row]]
+        rules = run["rules"] if is_target and vm.command["num_runs"] > 0 else 0
+        values = scores
         if is_target and vm.command["num_runs"] > 0 and run["temperature"] != 0:
             position = int(vm.pass_["position"][row]) + 1
             noise = ops.gumbel(int(run["seed"]), position, vocab)
-            scores = scores / run["temperature"] + noise
+            # Runs with rules were divided already.
+            scores = (scores if rules else scores / run["temperature"]) + noise
+        if rules & RULE_FILTERS:
+            last = vm.memory.array(args["kept"], (ROWS,), STRUCTS["Choice"])[row]
+            tied = (values == last["score"]) & (np.arange(vocab) <= last["token"])
+            scores = np.where((values > last["score"]) | tied, scores, np.float32(-np.inf))
         for block in range(vm.blocks):
             part = scores[block * share : (block + 1) * share]
             if part.size == 0 or np.all(part == -np.inf):
@@ -99,6 +108,9 @@ def accept(vm: Machine, args: Record) -> None:
         run["position"] += len(tokens)
         run["remaining"] -= len(tokens)
         run["anchor"], run["ended"] = tokens[-1], ended
+        if run["rules"] & RULE_PENALTIES:
+            counts = vm.memory.array(args["counts"], (int(run["slot"]) + 1, args["stride"]), "<u4")
+            np.add.at(counts[-1], tokens, 1)
         if command["num_runs"] == 1:
             command["pass"]["rows"] = len(tokens)
         vm.told.append(Round(run=i, drafted=len(drafted), tokens=tokens, ended=ended))

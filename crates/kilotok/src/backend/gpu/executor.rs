@@ -16,7 +16,9 @@ use super::errors::{loading, running};
 use super::load;
 use super::lower::{Buffers, Lowered, Rows, Stretch, Stretches};
 use crate::backend::cpu::check;
-use crate::backend::{DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot};
+use crate::backend::{
+    DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot, Table,
+};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::numeric::bf16;
@@ -339,6 +341,20 @@ impl<D: Device> Executor for GpuExecutor<D> {
 
     fn draft_share(&self) -> f64 {
         self.draft_share
+    }
+
+    fn applies_rules(&self) -> bool {
+        true
+    }
+
+    fn set_table(&mut self, slot: Slot, table: Table, first: u32, words: &[u32]) {
+        let base = match table {
+            Table::Counts => self.buffers.counts,
+            Table::Biases => self.buffers.biases,
+        };
+        let row = u64::from(slot) * u64::from(self.buffers.logits.stride);
+        let at = base + (row + u64::from(first)) * 4;
+        self.attempt(|this| this.machine.write(at, words));
     }
 
     fn decode(&mut self, runs: &[DecodeRun], max_rounds: u32, out: &mut Vec<DecodedRound>) {

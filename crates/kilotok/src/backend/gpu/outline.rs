@@ -3,6 +3,7 @@
 mod work;
 
 use kilotok_gpu::pool::Component;
+use kilotok_kernels::abi::program as abi;
 pub(super) use work::of_line;
 pub use work::{AttentionShape, Experts, OpWork, PassShape};
 
@@ -88,7 +89,10 @@ pub fn outline(model: &Model, limits: Limits, blocks: u32) -> Result<Outline> {
     let lowered = lower::lower(model, limits, blocks, arena::IMAGINED)?;
     let line = |stretch: &lower::Stretch| {
         let ops = &lowered.ops[stretch.start as usize..stretch.end as usize];
-        work::of_line(ops)
+        // Runs without rules pass those ops over.
+        let ops: Vec<_> =
+            ops.iter().filter(|op| op.flags & abi::FLAG_RULES == 0).copied().collect();
+        work::of_line(&ops)
     };
     let stretches = &lowered.stretches;
     let (round, plain_round) = (&stretches.round, &stretches.plain_round);

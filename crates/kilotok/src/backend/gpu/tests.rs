@@ -100,7 +100,7 @@ fn a_round_is_draft_target_choice_and_context() {
         draft,
         vec![abi::OP_LAY_OUT],
         target,
-        vec![abi::OP_CHOOSE, abi::OP_ACCEPT],
+        vec![abi::OP_ADJUST, abi::OP_FILTER, abi::OP_CHOOSE, abi::OP_ACCEPT],
         context,
     ];
     assert_eq!(kinds(&lowered, s.round.clone()), expected.concat());

@@ -214,7 +214,11 @@ fn soundness(lowered: &Lowered) -> Result<(), Flaw> {
             continue;
         }
         order::check(&executed, line.rows).map_err(|(op, reason)| Flaw { op, reason })?;
-        let is_drafted = executed.iter().any(|(_, op)| op.kind == abi::OP_DRAFT_CHOOSE);
+        let is_looked_at = |mode: Mode| match mode {
+            Mode::ReadIfDrafted => executed.iter().any(|(_, op)| op.kind == abi::OP_DRAFT_CHOOSE),
+            Mode::ReadIfRules => line.skip & abi::FLAG_RULES == 0,
+            Mode::Read | Mode::Write | Mode::Update => true,
+        };
         let (mut written, mut done) = (Bytes::default(), Bytes::default());
         if line.has_taps {
             written.add(&taps);
@@ -223,7 +227,7 @@ fn soundness(lowered: &Lowered) -> Result<(), Flaw> {
         for (op, record) in &executed {
             let touched = &all[*op as usize];
             results.pass(*op, touched)?;
-            check_op(touched, regions, &ever, (&mut written, is_drafted)).map_err(
+            check_op(touched, regions, &ever, (&mut written, &is_looked_at)).map_err(
                 |(field, reason)| Flaw { op: *op, reason: format!("`{field}` {reason}") },
             )?;
             touched.iter().filter(|access| access.writes()).for_each(|a| done.add(&a.range));
@@ -246,7 +250,7 @@ fn check_op(
     accesses: &[Access],
     regions: &[Region],
     ever: &Bytes,
-    (written, is_drafted): (&mut Bytes, bool),
+    (written, is_looked_at): (&mut Bytes, &dyn Fn(Mode) -> bool),
 ) -> Result<(), (&'static str, String)> {
     for access in accesses {
         let Access { field, range, mode } = access;
@@ -255,8 +259,7 @@ fn check_op(
             return Err((field, format!("writes the weights `{}`", region.name)));
         }
         // Drafts that stand there from another command are as good as any.
-        let is_unread = *mode == Mode::ReadIfDrafted && !is_drafted;
-        if *mode == Mode::Write || is_unread || region.is_persistent {
+        if *mode == Mode::Write || !is_looked_at(*mode) || region.is_persistent {
             continue;
         }
         // What no op ever writes is zero from the start: the columns behind a row's last one.

@@ -10,6 +10,7 @@ mod attention;
 mod dense;
 mod moe;
 mod rounds;
+mod rules;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -175,6 +176,8 @@ impl Vm {
             abi::OP_MOE_DOWN => self.moe_down(&op.payload()),
             abi::OP_DRAFT_ATTENTION => self.draft_attention(&op.payload()),
             abi::OP_DRAFT_CONTEXT => self.draft_context(&op.payload()),
+            abi::OP_ADJUST => self.adjust(&op.payload()),
+            abi::OP_FILTER => self.filter(&op.payload()),
             abi::OP_CHOOSE => self.choose(&op.payload(), true),
             abi::OP_DRAFT_CHOOSE => self.choose(&op.payload(), false),
             abi::OP_LAY_OUT => self.lay_out(&op.payload()),

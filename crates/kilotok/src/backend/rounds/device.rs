@@ -4,7 +4,8 @@ use std::ops::Range;
 use std::time::Instant;
 
 use super::Rounds;
-use crate::backend::executor::{DecodeRun, DecodedRound, Executor};
+use crate::backend::executor::{DecodeRun, DecodedRound, Executor, Table};
+use crate::backend::sequence::Untold;
 use crate::backend::{Progress, Report, Work};
 use crate::error::{Error, Result};
 
@@ -16,17 +17,21 @@ pub(super) struct DeviceRounds {
     /// Runs that share a pass.
     groups: Vec<Range<usize>>,
     rounds: Vec<DecodedRound>,
+    /// `[vocab]`, where the device applies rules.
+    words: Vec<u32>,
 }
 
 /// Entries that one call appends at most, as far as memory goes: more only costs an allocation.
 const ENTRIES: usize = 1024;
 
 impl DeviceRounds {
-    pub(super) fn new(slots: usize) -> Self {
+    /// `words`: the vocabulary's size, or 0 where rules are the host's.
+    pub(super) fn new(slots: usize, words: usize) -> Self {
         Self {
             runs: Vec::with_capacity(slots),
             groups: Vec::with_capacity(slots),
             rounds: Vec::with_capacity(ENTRIES),
+            words: Vec::with_capacity(words),
         }
     }
 }
@@ -71,14 +76,54 @@ impl<E: Executor> Rounds<E> {
     fn gather(&mut self, plan: &[Work]) -> Result<bool> {
         self.device.runs.clear();
         let most = self.executor.max_drafts();
+        let with_rules = self.executor.applies_rules();
         for work in plan {
             let Work::Decode { slot, drafts, .. } = *work else { return Ok(false) };
-            let Some(run) = self.sequence(slot)?.decode_run(slot, drafts.min(most)) else {
+            let sequence = self.sequence(slot)?;
+            let Some(run) = sequence.decode_run(slot, drafts.min(most), with_rules) else {
                 return Ok(false);
             };
             self.device.runs.push(run);
         }
+        for i in 0..self.device.runs.len() {
+            self.tell(self.device.runs[i])?;
+        }
         Ok(true)
+    }
+
+    /// Brings to the device what a run's rules look up, as far as it is not there: all of it before
+    /// the first round, then what the host has chosen in between.
+    fn tell(&mut self, DecodeRun { slot, rules, .. }: DecodeRun) -> Result<()> {
+        if !rules.biases && !rules.penalties {
+            return Ok(());
+        }
+        let Self { executor, sequences, device, .. } = self;
+        let vocab = executor.vocab();
+        let Some(Some(sequence)) = sequences.get_mut(slot as usize) else { return Ok(()) };
+        let words = &mut device.words;
+        if let Some(biases) = sequence.untold_biases() {
+            words.clear();
+            words.resize(vocab, 0f32.to_bits());
+            for (token, bias) in biases {
+                words[*token as usize] = bias.to_bits();
+            }
+            executor.set_table(slot, Table::Biases, 0, words);
+        }
+        match sequence.untold_counts() {
+            Untold::Nothing => {}
+            Untold::Counts(history) => {
+                words.clear();
+                words.extend((0..vocab as u32).map(|token| history.word(token)));
+                executor.set_table(slot, Table::Counts, 0, words);
+            }
+            Untold::CountsOf(history, tokens) => {
+                for token in tokens {
+                    executor.set_table(slot, Table::Counts, *token, &[history.word(*token)]);
+                }
+            }
+        }
+        sequence.is_told();
+        executor.check()
     }
 
     /// Some rounds of every group; whether a sequence ended.
@@ -136,6 +181,7 @@ impl<E: Executor> Rounds<E> {
             return Err(disagree(format!("it ended {host:?} here and {device:?} there")));
         }
         sequence.advance(tokens.len());
+        sequence.is_told();
         // As on the host, the context of a sequence that ended is not counted on.
         if round.end.is_none() {
             sequence.context_kept();
@@ -151,7 +197,7 @@ impl<E: Executor> Rounds<E> {
             end: round.end,
         });
         // The next turn goes on from here.
-        let position = sequence.decode_run(slot, 0).map(|run| (run.position, run.anchor));
+        let position = sequence.decode_run(slot, 0, true).map(|run| (run.position, run.anchor));
         let remaining = sequence.remaining() as u32;
         let run = &mut self.device.runs[run];
         if let Some((position, anchor)) = position {

@@ -7,7 +7,19 @@ use kilotok_kernels::abi::program as abi;
 
 use super::super::device::Device;
 use super::GpuExecutor;
-use crate::backend::{DecodeRun, DecodedRound, End};
+use crate::backend::{DecodeRun, DecodedRound, End, Rules};
+
+/// [`abi::Run::rules`].
+fn bits(rules: &Rules) -> u32 {
+    [
+        (rules.biases, abi::RULE_BIAS),
+        (rules.penalties, abi::RULE_PENALTIES),
+        (rules.filters(), abi::RULE_FILTERS),
+    ]
+    .into_iter()
+    .map(|(applies, bit)| if applies { bit } else { 0 })
+    .sum()
+}
 
 impl<D: Device> GpuExecutor<D> {
     /// Up to `max_rounds` rounds; fewer where a run ends.
@@ -22,7 +34,10 @@ impl<D: Device> GpuExecutor<D> {
         let drafts = runs.iter().any(|run| run.drafts > 0);
         let stretch = if drafts { &self.stretches.round } else { &self.stretches.plain_round };
         let keeps_context = runs.iter().any(|run| run.keeps_context);
-        let skip = if keeps_context || drafts { 0 } else { abi::FLAG_DRAFT };
+        let mut skip = if keeps_context || drafts { 0 } else { abi::FLAG_DRAFT };
+        if runs.iter().all(|run| run.rules == Rules::NONE) {
+            skip |= abi::FLAG_RULES;
+        }
         let mut command = Self::command(stretch.clone(), skip);
         command.rounds = max_rounds.clamp(1, most);
         command.num_runs = runs.len() as u32;
@@ -38,6 +53,14 @@ impl<D: Device> GpuExecutor<D> {
                 num_stops: run.num_stops,
                 ended: 0,
                 stops: run.stops,
+                rules: bits(&run.rules),
+                top_k: run.rules.top_k,
+                top_p: run.rules.top_p,
+                min_p: run.rules.min_p,
+                repetition: run.rules.repetition,
+                presence: run.rules.presence,
+                frequency: run.rules.frequency,
+                reserved: 0,
             };
         }
         let (started, before) = (Instant::now(), out.len());

@@ -41,6 +41,13 @@ pub(in crate::backend::gpu) struct Buffers {
     pub(in crate::backend::gpu) logits: Rows,
     /// Best choices of every block.
     pub(super) best: u64,
+    /// Of every block, the largest values that runs with rules choose from.
+    pub(super) peaks: u64,
+    /// The last token that a row's filters keep.
+    pub(super) kept: u64,
+    /// `[slots]` rows of u32 and of f32, as wide as logits.
+    pub(in crate::backend::gpu) counts: u64,
+    pub(in crate::backend::gpu) biases: u64,
     pub(in crate::backend::gpu) draft_best: u64,
     /// `[slots][max_pages]` u32.
     pub(in crate::backend::gpu) page_table: u64,
@@ -95,6 +102,8 @@ impl Buffers {
         let logits = spec.vocab.next_multiple_of(TILE_ROWS);
         this.logits = at(exchange("logits", rows * logits * 4), logits);
         this.best = exchange("best", blocks as usize * rows * 8);
+        this.peaks = exchange("peaks", blocks as usize * rows * 4);
+        this.kept = exchange("kept", rows * 8);
         if let Some(drafter) = &spec.drafter {
             check_taps(&drafter.taps, hidden)?;
             let taps = input_stride(drafter.taps.len() * hidden);
@@ -109,6 +118,8 @@ impl Buffers {
         };
         this.command = words("command", size_of::<abi::Command>());
         this.barrier = words("barrier", 128);
+        this.counts = words("token counts", limits.slots * logits * 4);
+        this.biases = words("token biases", limits.slots * logits * 4);
         for layer in &spec.layers {
             let rope = layer.attention.rope;
             if this.rotations.iter().all(|rotation| rotation.spec != rope) {

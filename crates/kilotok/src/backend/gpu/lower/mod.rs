@@ -102,6 +102,8 @@ struct Lowering<'m> {
     buffers: Buffers,
     ops: Vec<abi::Op>,
     block_rows: usize,
+    /// Blocks of the grid.
+    blocks: u32,
 }
 
 /// Rows that one pass of this model may have: pairs of rows and experts are limited too.
@@ -132,7 +134,7 @@ pub(super) fn lower(
     let block_rows = model.spec.drafter.as_ref().map_or(0, |d| d.block_size.min(rows));
     let mut place = Placer::new(Arena::new(bases));
     let buffers = Buffers::new(&mut place, model, limits, blocks)?;
-    let mut this = Lowering { model, limits, place, buffers, ops: Vec::new(), block_rows };
+    let mut this = Lowering { model, limits, place, buffers, ops: Vec::new(), block_rows, blocks };
 
     let stretch = |from: &[abi::Op], this: &mut Lowering| {
         let start = this.ops.len() as u32;

@@ -1,8 +1,8 @@
-//! A round on the device: draft, verify, choose, accept, commit.
+//! A round on the device: draft, verify, apply a run's rules, choose, accept, commit.
 
 use kilotok_kernels::abi::program as abi;
 
-use super::Lowering;
+use super::{Buffers, Lowering, Rows};
 
 /// The ops with `flags` added.
 fn flagged(ops: &[abi::Op], flags: u32) -> impl Iterator<Item = abi::Op> {
@@ -16,8 +16,23 @@ impl Lowering<'_> {
             logits: self.buffers.logits.address,
             stride: self.buffers.logits.stride,
             best,
+            kept: 0,
             vocab: self.model.spec.vocab as u32,
         }
+    }
+
+    /// What applies the rules of runs to their logits.
+    fn rules(&self) -> [abi::Op; 2] {
+        let Buffers { logits, peaks, kept, counts, biases, .. } = self.buffers;
+        let Rows { address: logits, stride } = logits;
+        let (vocab, blocks) = (self.model.spec.vocab as u32, self.blocks);
+        let adjust = abi::Adjust { logits, counts, biases, peaks, stride, vocab };
+        let filter =
+            abi::Filter { scaled: logits, peaks, kept, stride, vocab, blocks, reserved: 0 };
+        [
+            abi::Op::new(abi::OP_ADJUST, abi::FLAG_RULES, &adjust),
+            abi::Op::new(abi::OP_FILTER, abi::FLAG_RULES, &filter),
+        ]
     }
 
     fn lay_out(&self, is_draft: bool) -> abi::Op {
@@ -42,10 +57,13 @@ impl Lowering<'_> {
     pub(super) fn verifying(&self, target: &[abi::Op], context: &[abi::Op]) -> Vec<abi::Op> {
         let mut ops = vec![self.lay_out(false)];
         ops.extend_from_slice(target);
-        let best = self.buffers.best;
-        ops.push(abi::Op::new(abi::OP_CHOOSE, 0, &self.choose(best)));
+        ops.extend(self.rules());
+        let Buffers { best, kept, counts, logits, .. } = self.buffers;
+        let choose = abi::Choose { kept, ..self.choose(best) };
+        ops.push(abi::Op::new(abi::OP_CHOOSE, 0, &choose));
         let flags = abi::FLAG_DECIDES | abi::FLAG_NEW_PASS;
-        ops.push(abi::Op::new(abi::OP_ACCEPT, flags, &abi::Accept { best }));
+        let accept = abi::Accept { best, counts, stride: logits.stride, reserved: 0 };
+        ops.push(abi::Op::new(abi::OP_ACCEPT, flags, &accept));
         ops.extend(flagged(context, abi::FLAG_DRAFT));
         ops
     }

@@ -185,6 +185,8 @@ pub(in crate::backend::gpu) fn of_line(ops: &[abi::Op]) -> Vec<OpWork> {
         abi::OP_ATTENTION_MERGE => OpWork::AttentionMerge,
         abi::OP_ROPE => OpWork::Other("rope"),
         abi::OP_DRAFT_CONTEXT => OpWork::Other("draft_context"),
+        abi::OP_ADJUST => OpWork::Other("adjust"),
+        abi::OP_FILTER => OpWork::Other("filter"),
         abi::OP_CHOOSE => OpWork::Other("choose"),
         abi::OP_DRAFT_CHOOSE => OpWork::Other("draft_choose"),
         abi::OP_LAY_OUT => OpWork::Other("lay_out"),

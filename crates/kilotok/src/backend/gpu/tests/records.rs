@@ -215,3 +215,89 @@ fn rounds_over_records_are_lossless() {
     }
     assert!(accepted_in_all > 0, "the law says nothing where no draft is ever accepted");
 }
+
+/// The same with everything that may decide about a token beyond temperature: penalties look at what
+/// was drafted before them, and the device counts what it emits while the host chooses in between.
+#[test]
+fn rounds_over_records_apply_rules_as_the_host_does() {
+    let model = super::demo();
+    let mut backend = Rounds::new(on_records(&model));
+    let prompt = tokens(11, 3);
+    let base = SamplingParams { max_tokens: 16, ignore_eos: true, ..SamplingParams::default() };
+    let penalised = SamplingParams {
+        repetition_penalty: 1.2,
+        presence_penalty: 0.3,
+        frequency_penalty: 0.4,
+        ..base.clone()
+    };
+    let cases = [
+        SamplingParams { temperature: 0.9, top_k: 4, ..base.clone() },
+        SamplingParams { temperature: 1.1, top_p: 0.8, ..base.clone() },
+        SamplingParams { temperature: 1.5, min_p: 0.2, ..base.clone() },
+        SamplingParams { logit_bias: vec![(7, 9.0), (101, -4.0)], ..base },
+        SamplingParams { top_k: 3, ..penalised.clone() },
+        SamplingParams {
+            temperature: 0.8,
+            top_k: 30,
+            top_p: 0.9,
+            min_p: 0.02,
+            logit_bias: vec![(7, 3.0)],
+            ..penalised
+        },
+    ];
+    for params in cases {
+        // Log-probabilities keep the choice on the host.
+        let by_host = SamplingParams { logprobs: Some(0), ..params.clone() };
+        let (want, _) = decode(&mut backend, (&prompt, &by_host), (0, 1, 24));
+        for how in [(0, 5, 3), (7, 1, 24), (3, 4, 8)] {
+            assert_eq!(decode(&mut backend, (&prompt, &params), how).0, want, "{params:?} {how:?}");
+        }
+    }
+}
+
+/// A sequence that decodes beside one whose tokens the host has to choose, and then alone.
+#[test]
+fn what_the_host_chose_counts_on_the_device() {
+    let model = super::demo();
+    let mut backend = Rounds::new(on_records(&model));
+    let params = SamplingParams {
+        max_tokens: 24,
+        frequency_penalty: 0.8,
+        ignore_eos: true,
+        ..SamplingParams::default()
+    };
+    let prompt = tokens(9, 5);
+    let (want, _) = decode(
+        &mut backend,
+        (&prompt, &SamplingParams { logprobs: Some(0), ..params.clone() }),
+        (0, 1, 24),
+    );
+    let mut open = |slot: Slot, params: &SamplingParams, pages: std::ops::Range<u32>| {
+        let init = SequenceInit {
+            prompt: prompt.clone(),
+            params: params.clone(),
+            seed: 77,
+            stop_tokens: Vec::new(),
+            pages: pages.collect(),
+            speculative: false,
+            cached: None,
+            constraint: None,
+        };
+        backend.open(slot, init).unwrap();
+    };
+    open(0, &params, 0..10);
+    open(1, &SamplingParams { logprobs: Some(0), ..params.clone() }, 10..20);
+    let (mut report, mut got) = (Report::default(), Vec::new());
+    let prefill = |slot| Work::Prefill { slot, start: 0, len: 9 };
+    let step = |slot| Work::Decode { slot, drafts: 0, min_chance: 0.0 };
+    let both: [&[Work]; 2] = [&[prefill(0), prefill(1)], &[step(0), step(1)]];
+    let plans = [both[0], both[1], &[step(0)], both[1], both[1], &[step(0)], &[step(0)], both[1]];
+    for plan in plans {
+        backend.run(plan, 3, &mut report).unwrap();
+        for progress in report.progress.iter().filter(|p| p.slot == 0) {
+            got.extend_from_slice(&report.tokens[progress.tokens.clone()]);
+        }
+    }
+    assert!(got.len() > 12, "{}", got.len());
+    assert_eq!(got, want[..got.len()]);
+}

@@ -10,6 +10,8 @@ pub(super) enum Mode {
     Read,
     /// Reads what a line without drafting before it does not look at.
     ReadIfDrafted,
+    /// Reads what a line that skips [`abi::FLAG_RULES`] does not look at.
+    ReadIfRules,
     Write,
     /// Reads and writes each element in the same thread.
     Update,
@@ -164,6 +166,27 @@ pub(super) fn accesses(op: &abi::Op, around: Around) -> Result<Vec<Access>, Stri
             let (vocab, stride) = (u64::from(choose.vocab), u64::from(choose.stride));
             list.rows(("logits", Mode::Read), choose.logits, (ROWS, vocab, stride), 4);
             list.add("best", choose.best, blocks * ROWS * 8, Mode::Write);
+            if op.kind == abi::OP_CHOOSE {
+                list.add("kept", choose.kept, ROWS * 8, Mode::ReadIfRules);
+            }
+        }
+        abi::OP_ADJUST => {
+            let adjust: abi::Adjust = op.payload();
+            let (vocab, stride) = (u64::from(adjust.vocab), u64::from(adjust.stride));
+            list.rows(("logits", Mode::Update), adjust.logits, (ROWS, vocab, stride), 4);
+            list.read("counts", adjust.counts, around.slots * stride * 4);
+            list.read("biases", adjust.biases, around.slots * stride * 4);
+            list.add("peaks", adjust.peaks, blocks * ROWS * 4, Mode::Write);
+        }
+        abi::OP_FILTER => {
+            let filter: abi::Filter = op.payload();
+            let (vocab, stride) = (u64::from(filter.vocab), u64::from(filter.stride));
+            list.rows(("scaled", Mode::Read), filter.scaled, (ROWS, vocab, stride), 4);
+            list.read("peaks", filter.peaks, u64::from(filter.blocks) * ROWS * 4);
+            list.add("kept", filter.kept, ROWS * 8, Mode::Write);
+            list.require(u64::from(filter.blocks) == blocks, || {
+                format!("`blocks`: {} of {blocks}", filter.blocks)
+            });
         }
         abi::OP_LAY_OUT => {
             let lay_out: abi::LayOut = op.payload();
@@ -176,6 +199,8 @@ pub(super) fn accesses(op: &abi::Op, around: Around) -> Result<Vec<Access>, Stri
         abi::OP_ACCEPT => {
             let accept: abi::Accept = op.payload();
             list.read("best", accept.best, blocks * ROWS * 8);
+            let counts = around.slots * u64::from(accept.stride) * 4;
+            list.add("counts", accept.counts, counts, Mode::Update);
         }
         other => return Err(format!("kind {other} is unknown")),
     }

@@ -4,7 +4,7 @@ use kilotok_kernels::abi::program as abi;
 use kilotok_kernels::abi::{Layout, Shared};
 
 /// Names of ops by [`abi::Op::kind`], with the structs of their payloads.
-const KINDS: [(&str, &str); 15] = [
+const KINDS: [(&str, &str); 17] = [
     ("no op", ""),
     ("`embed`", "KilotokEmbed"),
     ("`rope`", "KilotokRope"),
@@ -20,6 +20,8 @@ const KINDS: [(&str, &str); 15] = [
     ("`accept`", "KilotokAccept"),
     ("`draft_choose`", "KilotokChoose"),
     ("`attention_merge`", "KilotokAttentionMerge"),
+    ("`adjust`", "KilotokAdjust"),
+    ("`filter`", "KilotokFilter"),
 ];
 
 /// The name of a kind.
@@ -93,6 +95,7 @@ fn is_read(kind: u32, name: &str, of: &dyn Fn(&str) -> u64) -> bool {
         "tap_stride" if of("to.tap") == 0 => return false,
         "max_pages" if of("page_table") == 0 => return false,
         "scratch" if of("max_chunks") == 1 => return false,
+        "kept" if kind == abi::OP_DRAFT_CHOOSE => return false,
         "best" if kind == abi::OP_LAY_OUT && of("is_draft") != 0 => return false,
         "out" | "out_stride" | "out_width"
             if is_linear && store == u64::from(abi::STORE_RESIDUAL) =>

@@ -42,9 +42,14 @@ pub(super) fn records(lowered: &Lowered<'_>) -> Told<Vec<abi::Op>> {
     }
     ops.push(intent.lay_out(false)?);
     ops.extend(target);
-    ops.push(abi::Op::new(abi::OP_CHOOSE, 0, &intent.choose("best")?));
+    let (adjust, filter) = intent.rules()?;
+    ops.push(abi::Op::new(abi::OP_ADJUST, abi::FLAG_RULES, &adjust));
+    ops.push(abi::Op::new(abi::OP_FILTER, abi::FLAG_RULES, &filter));
+    let choose = abi::Choose { kept: filter.kept, ..intent.choose("best")? };
+    ops.push(abi::Op::new(abi::OP_CHOOSE, 0, &choose));
     let flags = abi::FLAG_DECIDES | abi::FLAG_NEW_PASS;
-    let accept = abi::Accept { best: intent.address("best")? };
+    let (counts, stride) = (adjust.counts, adjust.stride);
+    let accept = abi::Accept { best: intent.address("best")?, counts, stride, reserved: 0 };
     ops.push(abi::Op::new(abi::OP_ACCEPT, flags, &accept));
     ops.extend(flagged(&context, abi::FLAG_DRAFT));
     Ok(ops)
@@ -255,9 +260,35 @@ impl Intent<'_> {
         Ok(abi::Choose {
             logits: logits.address,
             best: self.address(best)?,
+            kept: 0,
             stride: logits.stride,
             vocab: self.spec.vocab as u32,
         })
+    }
+
+    /// What stands between the logits and the choice of a run with rules.
+    fn rules(&self) -> Told<(abi::Adjust, abi::Filter)> {
+        let logits = self.rows("logits", abi::ROWS, 4)?;
+        let (stride, vocab) = (logits.stride, self.spec.vocab as u32);
+        let peaks = self.address("peaks")?;
+        let adjust = abi::Adjust {
+            logits: logits.address,
+            counts: self.address("token counts")?,
+            biases: self.address("token biases")?,
+            peaks,
+            stride,
+            vocab,
+        };
+        let filter = abi::Filter {
+            scaled: logits.address,
+            peaks,
+            kept: self.address("kept")?,
+            stride,
+            vocab,
+            blocks: self.lowered.blocks,
+            reserved: 0,
+        };
+        Ok((adjust, filter))
     }
 
     fn lay_out(&self, is_draft: bool) -> Told<abi::Op> {

@@ -55,6 +55,7 @@ pub(super) fn lines<'l>(lowered: &'l Lowered<'_>) -> Vec<Line<'l>> {
         promises,
     };
     let (host, none, draft) = (Rows::Host, Rows::None, abi::FLAG_DRAFT);
+    let rules = abi::FLAG_RULES;
     let round = [layers.clone(), rings.clone(), vec![region("best")]].concat();
     let plain = [layers.clone(), vec![region("best")]].concat();
     vec![
@@ -63,7 +64,10 @@ pub(super) fn lines<'l>(lowered: &'l Lowered<'_>) -> Vec<Line<'l>> {
         line(&s.context, 0, host, true, rings),
         line(&s.draft, 0, host, false, drafted),
         line(&s.round, 0, none, false, round.clone()),
-        line(&s.plain_round, 0, none, false, round),
-        line(&s.plain_round, draft, none, false, plain),
+        line(&s.round, rules, none, false, round.clone()),
+        line(&s.plain_round, 0, none, false, round.clone()),
+        line(&s.plain_round, rules, none, false, round),
+        line(&s.plain_round, draft, none, false, plain.clone()),
+        line(&s.plain_round, draft | rules, none, false, plain),
     ]
 }

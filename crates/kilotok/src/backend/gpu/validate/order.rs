@@ -5,6 +5,7 @@
 //! * streaming warps run ahead of the barrier and wait only for the experts of the newest `moe_up`.
 //!   A `moe_down` anywhere but right behind its `moe_up` waits forever, or streams other experts;
 //! * `moe_up` selects by the logits of the `router` right before it, made of the same rows;
+//! * `filter` takes what the `adjust` right before it made of the logits;
 //! * `attention_merge` takes the rows, spans and partial results of the op right before it;
 //! * rows change under a line only where every block reads them again: [`abi::FLAG_NEW_PASS`].
 
@@ -47,6 +48,9 @@ pub(super) fn check(ops: &[(u32, abi::Op)], mut rows: Rows) -> Result<(), (u32, 
         if op.kind == abi::OP_MOE_UP && !before.is_some_and(|router| is_router_of(router, op)) {
             return flaw("is `moe_up`, and the op before is not its `router`".into());
         }
+        if op.kind == abi::OP_FILTER && !before.is_some_and(|adjust| is_adjust_of(adjust, op)) {
+            return flaw("filters what the op before did not adjust".into());
+        }
         if op.kind == abi::OP_ATTENTION_MERGE && !before.is_some_and(|of| is_merge_of(of, op)) {
             return flaw("merges what the op before did not leave".into());
         }
@@ -56,7 +60,12 @@ pub(super) fn check(ops: &[(u32, abi::Op)], mut rows: Rows) -> Result<(), (u32, 
         let wanted: &[Rows] = match op.kind {
             abi::OP_EMBED if op.payload::<abi::Embed>().mask != 0 => &[Rows::Draft],
             abi::OP_DRAFT_ATTENTION | abi::OP_DRAFT_CHOOSE => &[Rows::Draft],
-            abi::OP_EMBED | abi::OP_ATTENTION | abi::OP_CHOOSE | abi::OP_ACCEPT => &[Rows::Target],
+            abi::OP_EMBED
+            | abi::OP_ATTENTION
+            | abi::OP_ADJUST
+            | abi::OP_FILTER
+            | abi::OP_CHOOSE
+            | abi::OP_ACCEPT => &[Rows::Target],
             abi::OP_DRAFT_CONTEXT => &[Rows::Committed],
             abi::OP_LAY_OUT if op.payload::<abi::LayOut>().is_draft != 0 => &[Rows::None],
             abi::OP_LAY_OUT => &[Rows::None, Rows::Draft],
@@ -95,6 +104,15 @@ fn is_router_of(router: &abi::Op, up: &abi::Op) -> bool {
     let (router, up): (abi::Router, abi::MoeUp) = (router.payload(), up.payload());
     (router.logits, router.experts, router.x, router.x_stride, router.norm)
         == (up.logits, up.experts, up.x, up.x_stride, up.norm)
+}
+
+fn is_adjust_of(adjust: &abi::Op, filter: &abi::Op) -> bool {
+    if (adjust.kind, adjust.flags) != (abi::OP_ADJUST, filter.flags) {
+        return false;
+    }
+    let (adjust, filter): (abi::Adjust, abi::Filter) = (adjust.payload(), filter.payload());
+    (adjust.logits, adjust.peaks, adjust.stride, adjust.vocab)
+        == (filter.scaled, filter.peaks, filter.stride, filter.vocab)
 }
 
 /// Partial results of a row at most.

@@ -91,12 +91,15 @@ const CHANGES: [fn(u64) -> u64; 6] = [
 
 /// Numbers that no device looks at, by op and how it is used.
 const UNREAD: &[&str] = &[
+    "`accept` reserved",
     "`attention` max_pages",
     "`attention` reserved",
     "`attention` scratch",
     "`draft_attention` reserved",
+    "`draft_choose` kept",
     "`draft_context` reserved",
     "`embed` to.tap_stride",
+    "`filter` reserved",
     "`lay_out` best",
     "`linear` activation.alpha",
     "`linear` activation.kind",

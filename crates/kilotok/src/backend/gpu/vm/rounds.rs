@@ -3,6 +3,7 @@
 use kilotok_kernels::abi::program as abi;
 
 use super::Vm;
+use super::rules::comes_before;
 use crate::sample::Noise;
 
 impl Vm {
@@ -16,13 +17,22 @@ impl Vm {
             let pass_row = self.command.pass.row[row];
             let run = self.command.run[pass_row.run as usize];
             let is_sampled = is_target && self.command.num_runs > 0 && run.temperature != 0.0;
+            let has_rules = is_target && self.command.num_runs > 0 && run.rules != 0;
+            let temperature = if has_rules { 1.0 } else { run.temperature };
+            let is_filtered = has_rules && run.rules & abi::RULE_FILTERS != 0;
+            let kept: Option<abi::Choice> =
+                is_filtered.then(|| self.values(choose.kept + row as u64 * 8, 1)[0]);
             let noise = Noise::new(run.seed, u64::from(pass_row.position) + 1);
             for block in 0..self.blocks as usize {
                 let mut best = none;
                 for (token, logit) in logits.iter().enumerate().skip(block * share).take(share) {
                     let mut score = *logit;
+                    let value = abi::Choice { score, token: token as u32 };
+                    if kept.is_some_and(|last| comes_before(last, value)) {
+                        continue;
+                    }
                     if is_sampled {
-                        score = score / run.temperature + noise.gumbel(token as u32);
+                        score = score / temperature + noise.gumbel(token as u32);
                     }
                     if score > best.score {
                         best = abi::Choice { score, token: token as u32 };
@@ -99,6 +109,14 @@ impl Vm {
             run.remaining -= round.emitted;
             run.anchor = round.tokens[round.emitted as usize - 1];
             run.ended = round.ended;
+            if run.rules & abi::RULE_PENALTIES != 0 {
+                let counts = accept.counts + u64::from(run.slot * accept.stride) * 4;
+                for token in &round.tokens[..round.emitted as usize] {
+                    let at = counts + u64::from(*token) * 4;
+                    let count = self.values::<u32>(at, 1)[0];
+                    self.put(at, &[count + 1]);
+                }
+            }
             if self.command.num_runs == 1 {
                 self.command.pass.rows = round.emitted;
             }
