@@ -17,6 +17,7 @@ from kilotok.progress import ProgressCallback
 from kilotok.prompts import Prompts, as_prompts
 from kilotok.sampling import SamplingParams
 from kilotok.tensors import raw_tensors
+from kilotok.trace import Trace
 
 __all__ = ["Engine"]
 
@@ -450,6 +451,49 @@ class Engine:
         >>> engine.update_weights(dict(model.named_parameters()))  # doctest: +SKIP
         """
         self._core.update_weights(raw_tensors(tensors), keep_kv)
+
+    def trace(self, path: str | os.PathLike[str], *, ops: int = 1024) -> Trace:
+        """Trace what a GPU does while a ``with`` block runs.
+
+        Every block of the resident kernel notes when it entered an op, knew its experts, had its
+        first weights, was through, and had waited for the others. Requests of all threads are
+        traced, at some cost in speed; outside of the block there is none.
+
+        Parameters
+        ----------
+        path : str or path
+            Where the timeline goes when the block ends, one track per SM, for ui.perfetto.dev or
+            chrome://tracing; some 250 bytes per op and SM.
+        ops : int
+            Ops to keep, the newest ones: 1 to 4096. A token of a large model takes some hundreds.
+
+        Returns
+        -------
+        Trace
+            To enter; its `summary` says afterwards where the time went.
+
+        Raises
+        ------
+        UnsupportedError
+            On entering, where nothing can be traced: on a CPU, on a GPU in graph mode, in a build
+            without the traced kernel, or while another trace runs.
+        InvalidRequestError
+            On entering, for a number of ops out of range.
+        OSError
+            The path cannot be written to.
+        EngineDeadError
+            The engine was closed or has failed.
+
+        Examples
+        --------
+        >>> with engine.trace("trace.json") as trace:  # doctest: +SKIP
+        ...     engine.generate("import os")
+        >>> print(trace.summary)  # doctest: +SKIP
+        """
+        require("ops", ops, int)
+        if not 0 <= ops < 1 << 32:
+            raise InvalidRequestError("ops", f"{ops} is not within 1 to 4096")
+        return Trace(self._core, path, ops)
 
     def close(self) -> None:
         """Stop the engine and free its memory before returning.

@@ -71,6 +71,7 @@ def test_help_names_the_options_of_a_preset(kilotok):
         ([*SYNTHETIC[1:], "gpt-oss-20b", "--accept", "8.5"], "`accept`"),
         ([*SYNTHETIC[1:], "gpt-oss-20b", "--accept", "nan"], "`accept`"),
         ([*SYNTHETIC[1:], "gpt-oss-20b", "--rows", "1,x"], "'1,x'"),
+        ([*SYNTHETIC[1:], "gpt-oss-20b", "--mode", "graph", "--trace", "t.json"], "`--trace`"),
     ],
 )
 def test_wrong_arguments_are_2_and_named(kilotok, arguments, said):
@@ -115,8 +116,8 @@ def measured(ms):
 
 
 def test_rates_and_tables_of_what_was_measured(monkeypatch, capsys):
-    def bench(preset, rank_of, mode, rows, context, block, accept, *, dry_run):
-        assert (preset, rank_of, dry_run) == ("gpt-oss-20b", 1, False)
+    def bench(preset, rank_of, mode, rows, context, block, accept, *, trace, dry_run):
+        assert (preset, rank_of, trace, dry_run) == ("gpt-oss-20b", 1, None, False)
         assert (rows, context, block, accept) == ([1, 2, 4, 8], 1024, 8, [6.3, 5.6, 4.3])
         return measured(10.0 if mode == "graph" else 8.0)
 
@@ -130,3 +131,18 @@ def test_rates_and_tables_of_what_was_measured(monkeypatch, capsys):
     for word in ("a card, copies at 1.00 TB/s", "8.000", "62 %", "12.00 GB", "device round ms"):
         assert word in text
     assert "graph ..." in capsys.readouterr().err
+
+
+def test_a_trace_is_asked_of_persistent_mode_only_and_shown(monkeypatch, tmp_path):
+    asked = []
+
+    def bench(*arguments, trace, dry_run):
+        assert not dry_run
+        asked.append((arguments[2], trace))
+        return measured(8.0) | ({} if trace is None else {"trace": "where the time goes"})
+
+    monkeypatch.setattr(_core, "bench_synthetic", bench)
+    path = str(tmp_path / "trace.json")
+    result = bench_preset.measure("gpt-oss-20b", trace=path)
+    assert asked == [("graph", None), ("persistent", path)]
+    assert "passes of 2 rows\nwhere the time goes" in bench_preset.render(result)

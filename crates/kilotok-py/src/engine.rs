@@ -1,10 +1,13 @@
 //! The engine and its text layer, as one Python object.
 
 use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufWriter, Write};
 use std::mem::ManuallyDrop;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 
+use kilotok::backend::Trace;
 use kilotok::engine::{self, Request};
 use kilotok::sample::Grammar;
 use kilotok_text::{
@@ -286,6 +289,20 @@ impl Engine {
         self.with(py, |loaded| loaded.engine.update_weights(tensors, keep_kv).map_err(raised))
     }
 
+    /// Keeps what the device does in its newest `ops` ops from the next round on.
+    fn start_trace(&self, py: Python<'_>, ops: u32) -> PyResult<()> {
+        self.with(py, |loaded| loaded.engine.start_trace(ops).map_err(raised))
+    }
+
+    /// Ends the trace, writes its timeline to `path`, and returns its summary.
+    fn end_trace(&self, py: Python<'_>, path: PathBuf) -> PyResult<String> {
+        self.with(py, |loaded| {
+            let trace = loaded.engine.end_trace().map_err(raised)?;
+            write_trace(&trace, &path)?;
+            Ok(trace.summary())
+        })
+    }
+
     /// Ends every request and frees the model before returning.
     fn close(&self, py: Python<'_>) -> PyResult<()> {
         process::check()?;
@@ -311,6 +328,13 @@ impl Drop for Engine {
             Python::try_attach(|py| py.detach(|| loaded.engine.close()));
         }
     }
+}
+
+/// Writes the timeline of a trace.
+pub(crate) fn write_trace(trace: &Trace, path: &Path) -> PyResult<()> {
+    let mut file = BufWriter::new(File::create(path)?);
+    trace.write_json(&mut file)?;
+    Ok(file.flush()?)
 }
 
 fn template_input(json: &str) -> PyResult<TemplateInput> {

@@ -129,7 +129,17 @@ pub(crate) fn plan_bench<'py>(
     gpu: &str,
 ) -> PyResult<Bound<'py, PyDict>> {
     let mode = Mode::Persistent;
-    let asked = Synthetic { preset, rank_of, mode, rows, context, block, accept, device: 0 };
+    let asked = Synthetic {
+        preset,
+        rank_of,
+        mode,
+        rows,
+        context,
+        block,
+        accept,
+        device: 0,
+        is_traced: false,
+    };
     let times = guard(|| bench_times(&asked, experts.as_deref(), gpu).map_err(raised))?;
     let described = |times: &[Times]| -> PyResult<Vec<Bound<'py, PyDict>>> {
         let each = times.iter().map(|times| {

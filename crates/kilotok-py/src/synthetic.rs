@@ -1,10 +1,13 @@
 //! Speed of a preset on this card without its weights.
 
+use std::path::PathBuf;
+
 use kilotok::backend::gpu::Mode;
 use kilotok::backend::gpu::synthetic::{Report, Synthetic};
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList};
 
+use crate::engine::write_trace;
 use crate::errors::{guard, invalid, raised};
 
 /// SMs to lay a model out for where no card is asked.
@@ -30,14 +33,16 @@ const BLOCKS: u32 = 132;
 ///     Tokens per round to give round times for, 1 to ``block`` each.
 /// device : int
 ///     The driver's index, from 0.
+/// trace : str, optional
+///     Where to write a timeline of passes of the last of ``rows``, in persistent mode.
 /// dry_run : bool
 ///     Only say how much memory is needed; needs no GPU.
 ///
 /// Returns
 /// -------
 /// dict
-///     ``memory``: bytes by purpose; and unless ``dry_run`` ``device``, ``copy_bytes_per_s``, ``passes`` and
-///     ``rounds`` (None without a drafter).
+///     ``memory``: bytes by purpose; and unless ``dry_run`` ``device``, ``copy_bytes_per_s``, ``passes``,
+///     ``rounds`` (None without a drafter) and, where asked for, ``trace``: its summary.
 ///
 /// Raises
 /// ------
@@ -45,12 +50,16 @@ const BLOCKS: u32 = 132;
 ///     An argument out of range, or a preset that so many ranks cannot share.
 /// NoGpuError
 ///     No driver, no GPU, no kernels in this build.
+/// UnsupportedError
+///     A trace was asked for, and this build has no traced kernel.
+/// OSError
+///     The trace cannot be written.
 /// OutOfMemoryError
 ///     It does not fit, with bytes needed and available.
 /// EngineDeadError
 ///     The device failed, or computed what is no number.
 #[pyfunction]
-#[pyo3(signature = (preset, rank_of, mode, rows, context, block, accept, device = 0, dry_run = false))]
+#[pyo3(signature = (preset, rank_of, mode, rows, context, block, accept, device = 0, trace = None, dry_run = false))]
 #[expect(clippy::too_many_arguments, reason = "they are named in Python")]
 pub(crate) fn bench_synthetic<'py>(
     py: Python<'py>,
@@ -62,6 +71,7 @@ pub(crate) fn bench_synthetic<'py>(
     block: usize,
     accept: Vec<f64>,
     device: usize,
+    trace: Option<PathBuf>,
     dry_run: bool,
 ) -> PyResult<Bound<'py, PyDict>> {
     let mode = match mode {
@@ -69,7 +79,9 @@ pub(crate) fn bench_synthetic<'py>(
         "persistent" => Mode::Persistent,
         other => return Err(invalid("mode", &format!("'{other}' is not 'graph' or 'persistent'"))),
     };
-    let asked = Synthetic { preset, rank_of, mode, rows, context, block, accept, device };
+    let is_traced = trace.is_some();
+    let asked =
+        Synthetic { preset, rank_of, mode, rows, context, block, accept, device, is_traced };
     if dry_run {
         let memory = py.detach(|| guard(|| asked.memory(BLOCKS).map_err(raised)))?;
         let out = PyDict::new(py);
@@ -77,7 +89,12 @@ pub(crate) fn bench_synthetic<'py>(
         return Ok(out);
     }
     let report = py.detach(|| guard(|| asked.run().map_err(raised)))?;
-    described(py, &report)
+    let out = described(py, &report)?;
+    if let (Some(path), Some(trace)) = (trace, &report.trace) {
+        py.detach(|| write_trace(trace, &path))?;
+        out.set_item("trace", trace.summary())?;
+    }
+    Ok(out)
 }
 
 fn held<'py>(py: Python<'py>, memory: &[(&'static str, u64)]) -> PyResult<Bound<'py, PyDict>> {

@@ -49,6 +49,11 @@ def add_parser(commands: Any) -> None:
     parser.add_argument(
         "--repeats", type=int, default=3, metavar="N", help="runs of each, median (default: 3)"
     )
+    parser.add_argument(
+        "--trace",
+        metavar="PATH",
+        help="write a timeline for Perfetto and say where the time goes (GPU, persistent mode)",
+    )
     bench_preset.add_arguments(parser)
     add_engine(parser)
     add_json(parser)
@@ -81,6 +86,11 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
     if engine.info()["drafter"] is not None:
         settings.append("auto" if arguments.speculation == "off" else arguments.speculation)
     runs: dict[Speculation, list[Output]] = {setting: [] for setting in settings}
+    trace = None
+    if arguments.trace is not None:
+        engine.generate(prompt, params, speculation=settings[-1])
+        with engine.trace(arguments.trace) as trace:
+            engine.generate(prompt, params, speculation=settings[-1])
     prefill: list[float] = []
     long = (prompt * (arguments.prefill_tokens // len(prompt) + 1))[: arguments.prefill_tokens]
     for repeat in range(arguments.repeats + 1):
@@ -107,6 +117,7 @@ def measure(engine: Engine, arguments: argparse.Namespace) -> dict[str, Any]:
         "decode": decode,
         "speedup": decode[-1]["tokens_per_s"] / decode[0]["tokens_per_s"],
         "same_tokens": all(ids == tokens[0] for ids in tokens),
+        **({} if trace is None else {"trace": trace.summary}),
     }
 
 
@@ -138,7 +149,8 @@ def _render(result: dict[str, Any]) -> str:
         for entry in result["decode"]
     ]
     same = "the same tokens" if result["same_tokens"] else "DIFFERENT TOKENS (a bug)"
-    return (
+    text = (
         f"{table(header, rows)}\n"
         f"speculation on over off: {result['speedup']:.2f}x, {same}; median of {result['repeats']}"
     )
+    return f"{text}\n\n{result['trace']}" if "trace" in result else text

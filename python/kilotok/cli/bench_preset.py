@@ -107,6 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
         block=arguments.block,
         accept=arguments.accept,
         dry_run=arguments.dry_run,
+        trace=arguments.trace,
     )
     print(json.dumps(result) if arguments.json else render(result))
     return 0
@@ -122,10 +123,12 @@ def measure(
     block: int = 8,
     accept: Sequence[float] | None = None,
     dry_run: bool = False,
+    trace: str | None = None,
 ) -> dict[str, Any]:
     """Measure one preset in some modes; the card is filled anew for each.
 
     ``accept``: tokens per round to give times for, at most ``block``; usual ones where it is None.
+    ``trace``: where to write a timeline of passes in persistent mode, of the last of ``rows``.
 
     Raises
     ------
@@ -137,19 +140,21 @@ def measure(
     for mode in modes:
         if mode not in _MODES:
             raise InvalidRequestError("--mode", f"{mode!r} is not one of {', '.join(_MODES)}")
+    if trace is not None and "persistent" not in modes:
+        raise InvalidRequestError("--trace", "graph mode has none; say --mode persistent")
     if accept is None:
         accept = [mean for mean in _ACCEPT if mean <= block]
     results = {}
     for mode in modes:
         if not dry_run:
             print(f"{preset} rank of {rank_of}: {mode} ...", file=sys.stderr, flush=True)
-        measured = _core.bench_synthetic(
-            preset, rank_of, mode, list(rows), context, block, list(accept), dry_run=dry_run
-        )
+        timeline = trace if mode == "persistent" else None
+        shape = (preset, rank_of, mode, list(rows), context, block, list(accept))
+        measured = _core.bench_synthetic(*shape, trace=timeline, dry_run=dry_run)
         card = "h200" if dry_run else _card(measured["device"])
         if card is not None:
-            shape = (preset, rank_of, list(rows), context, block, list(accept))
-            measured["predicted"] = _predicted(shape, mode, measured, card)
+            planned = (preset, rank_of, list(rows), context, block, list(accept))
+            measured["predicted"] = _predicted(planned, mode, measured, card)
         results[mode] = measured if dry_run else _with_rates(measured)
     return {
         "kilotok": __version__,
@@ -255,6 +260,9 @@ def render(result: dict[str, Any]) -> str:
         header = ["mode", "block", "draft ms", "verify ms", "accept", "round ms", "tokens/s"]
         lines += ["", table([*header, "device round ms"], rounds)]
     lines += _render_predicted(result)
+    for entry in measured.values():
+        if "trace" in entry:
+            lines += ["", f"trace of passes of {entry['passes'][-1]['rows']} rows", entry["trace"]]
     lines += ["", *(f"{name}: {note}" for name, note in result["notes"].items())]
     return "\n".join(lines)
 

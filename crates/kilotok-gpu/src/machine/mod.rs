@@ -26,6 +26,7 @@ use crate::library::{Kernel, Library};
 use crate::pool::MemoryPool;
 use crate::stream::Stream;
 pub use debug::Debug;
+pub use trace::MOST_RECORDS;
 use trace::Tracing;
 
 /// How commands are run.

@@ -13,7 +13,7 @@ use crate::mem::DeviceBuffer;
 pub(super) const FAMILY: &str = "engine_traced";
 
 /// Most ops that a trace may keep: some 50 MB for 132 blocks.
-pub(super) const MOST_RECORDS: u32 = 4096;
+pub const MOST_RECORDS: u32 = 4096;
 
 /// Whether and where the resident kernel writes down what it does.
 #[derive(Debug, Default)]
@@ -64,7 +64,7 @@ impl Machine {
     ///
     /// # Errors
     /// [`GpuError::Unsupported`] in graph mode and while a trace runs already, [`GpuError::Shape`] for a number
-    /// of records outside of 1 to 4096, [`GpuError::OutOfMemory`], those of [`Self::park`].
+    /// of records outside of 1 to [`MOST_RECORDS`], [`GpuError::OutOfMemory`], those of [`Self::park`].
     pub fn start_trace(&mut self, records: u32) -> Result<(), GpuError> {
         let unsupported = |reason| Err(GpuError::Unsupported { what: "trace", reason });
         if self.options.mode == Mode::Graph {

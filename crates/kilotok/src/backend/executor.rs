@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use super::{End, Limits, Page, Slot, Snapshot, no_update};
+use super::{End, Limits, Page, Slot, Snapshot, Trace, no_trace, no_update};
 use crate::error::Result;
 use crate::model::Model;
 
@@ -198,6 +198,23 @@ pub trait Executor: Send {
 
     /// Drafts blocks; appends the drafted tokens of each, in order, to `out`.
     fn draft(&mut self, blocks: &[DraftBlock], out: &mut Vec<u32>);
+
+    /// From the next command on, keeps what it did in its newest `ops` ops.
+    ///
+    /// # Errors
+    /// As of [`Backend::start_trace`](super::Backend::start_trace).
+    fn start_trace(&mut self, ops: u32) -> Result<()> {
+        let _ = ops;
+        Err(no_trace())
+    }
+
+    /// What was kept since [`Executor::start_trace`].
+    ///
+    /// # Errors
+    /// As of [`Backend::end_trace`](super::Backend::end_trace).
+    fn end_trace(&mut self) -> Result<Trace> {
+        Err(no_trace())
+    }
 
     /// Whether [`Executor::draft_margins`] says anything.
     fn weighs_drafts(&self) -> bool {

@@ -10,6 +10,7 @@ pub mod sim;
 pub use executor::{
     DecodeRun, DecodedRound, DraftBlock, Executor, MAX_EMITTED, MAX_STOPS, Row, Rules, Table,
 };
+pub use gpu::trace::Trace;
 pub use rounds::Rounds;
 
 use std::sync::Arc;
@@ -188,6 +189,15 @@ pub(crate) fn no_update() -> Error {
     }
 }
 
+/// What a backend answers that keeps no trace.
+pub(crate) fn no_trace() -> Error {
+    Error::Unsupported {
+        what: "trace",
+        reason: "this backend keeps none; a GPU in persistent mode does (device=\"cuda\", mode=\"persistent\")"
+            .into(),
+    }
+}
+
 /// Runs rounds of one model.
 pub trait Backend: Send {
     /// What it was built to hold.
@@ -244,6 +254,24 @@ pub trait Backend: Send {
     fn update(&mut self, model: Arc<Model>, keep_caches: bool) -> Result<()> {
         let _ = (model, keep_caches);
         Err(no_update())
+    }
+
+    /// From the next run on, keeps what it did in its newest `ops` ops, at some cost in speed.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where the backend keeps no trace or keeps one already,
+    /// [`Error::InvalidRequest`] for too many ops, [`Error::OutOfMemory`], [`Error::EngineDead`].
+    fn start_trace(&mut self, ops: u32) -> Result<()> {
+        let _ = ops;
+        Err(no_trace())
+    }
+
+    /// What was kept since [`Backend::start_trace`]; nothing is kept from now on.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] where no trace runs, [`Error::EngineDead`].
+    fn end_trace(&mut self) -> Result<Trace> {
+        Err(no_trace())
     }
 
     /// What the last run reached of the memory's ceiling: bytes its rounds had to read over what

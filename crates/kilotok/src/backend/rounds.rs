@@ -9,7 +9,7 @@ use super::executor::{DraftBlock, Executor, Row};
 use super::sequence::Sequence;
 use device::DeviceRounds;
 
-use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Work};
+use super::{Backend, Limits, Progress, Report, SequenceInit, Slot, Snapshot, Trace, Work};
 use crate::dflash::{Confidence, KINDS, accept};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -372,6 +372,14 @@ impl<E: Executor> Backend for Rounds<E> {
             }
         }
         Ok(())
+    }
+
+    fn start_trace(&mut self, ops: u32) -> Result<()> {
+        self.executor.start_trace(ops)
+    }
+
+    fn end_trace(&mut self) -> Result<Trace> {
+        self.executor.end_trace()
     }
 
     fn kept(&self, slot: Slot) -> usize {

@@ -11,6 +11,7 @@ mod receipt;
 mod request;
 mod stats;
 mod stream;
+mod trace;
 mod update;
 mod worker;
 

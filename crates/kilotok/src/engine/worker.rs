@@ -13,6 +13,7 @@ use super::plan::{Want, plan_round};
 use super::prefix::PrefixCache;
 use super::stats::Shared;
 use super::stream::Mailbox;
+use super::trace::Tracing;
 use super::update::Update;
 use super::{EngineConfig, FinishReason, ModelInfo, Request, Token};
 use crate::backend::{Backend, End, Limits, Progress, Report, Slot, Work};
@@ -27,6 +28,8 @@ pub(super) enum Command {
     Submit(Box<Submission>),
     /// Other weights.
     Update(Box<Update>),
+    /// A trace begins or ends.
+    Trace(Tracing),
     /// Look around: the engine was closed.
     Wake,
 }
@@ -183,6 +186,13 @@ impl Worker {
                 let outcome = self.update(update.model, update.keep_kv);
                 // An error means that the caller no longer waits.
                 let _ = update.outcome.send(outcome);
+            }
+            // An error means that the caller no longer waits.
+            Command::Trace(Tracing::Start(ops, outcome)) => {
+                let _ = outcome.send(self.backend.start_trace(ops));
+            }
+            Command::Trace(Tracing::End(outcome)) => {
+                let _ = outcome.send(self.backend.end_trace());
             }
             Command::Wake => {}
         }

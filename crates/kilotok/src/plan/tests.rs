@@ -356,6 +356,7 @@ fn a_bench_is_predicted_command_by_command() {
         block: 8,
         accept: vec![6.3, 4.3],
         device: 0,
+        is_traced: false,
     };
     let expected = bench_times(&asked, None, "h200").unwrap();
     let fewer = bench_times(&asked, Some(&[8.0, 51.0]), "h200").unwrap();

@@ -48,7 +48,28 @@ pub trait Device: Send {
     /// # Errors
     /// As [`Device::write`].
     fn read_choices(&self, address: u64, choices: &mut [abi::Choice]) -> Result<(), GpuError>;
+
+    /// From the next command on, keeps what every block did in its newest `ops` ops.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsupported`] where that is not known, or is being kept already;
+    /// [`GpuError::Shape`] for too many ops; whatever failed.
+    fn start_trace(&mut self, ops: u32) -> Result<(), GpuError> {
+        let _ = ops;
+        Err(NO_TRACE)
+    }
+
+    /// What was kept, of each block, oldest first; nothing more is kept from now on.
+    ///
+    /// # Errors
+    /// [`GpuError::Unsupported`] where no trace was started; whatever failed.
+    fn end_trace(&mut self) -> Result<Vec<Vec<abi::TraceRecord>>, GpuError> {
+        Err(NO_TRACE)
+    }
 }
+
+const NO_TRACE: GpuError =
+    GpuError::Unsupported { what: "trace", reason: "a stand-in for a GPU has no blocks" };
 
 impl Device for Machine {
     type Rows = PinnedBuffer<f32>;
@@ -79,5 +100,13 @@ impl Device for Machine {
 
     fn read_choices(&self, address: u64, choices: &mut [abi::Choice]) -> Result<(), GpuError> {
         self.pool().read(self.copies(), address, choices)
+    }
+
+    fn start_trace(&mut self, ops: u32) -> Result<(), GpuError> {
+        Self::start_trace(self, ops)
+    }
+
+    fn end_trace(&mut self) -> Result<Vec<Vec<abi::TraceRecord>>, GpuError> {
+        Self::end_trace(self)
     }
 }

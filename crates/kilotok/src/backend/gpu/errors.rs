@@ -25,7 +25,30 @@ pub(super) fn loading(error: GpuError) -> Error {
             unit: "bytes",
         },
         GpuError::Shape { .. } => Error::model_format("spec", error.to_string()),
+        GpuError::Unsupported { what, reason } => {
+            Error::Unsupported { what, reason: reason.to_owned() }
+        }
         error => no_gpu(&error),
+    }
+}
+
+/// When a trace is asked for: what cannot be done is no failure of the engine.
+pub(super) fn tracing(error: &GpuError) -> Error {
+    match error {
+        GpuError::Unsupported { what, reason } => {
+            Error::Unsupported { what, reason: (*reason).to_owned() }
+        }
+        GpuError::Shape { .. } => Error::invalid("ops", error.to_string()),
+        GpuError::OutOfMemory { bytes, .. } => Error::OutOfMemory {
+            what: "a trace on the GPU".to_owned(),
+            needed: *bytes as u64,
+            available: 0,
+            unit: "bytes",
+        },
+        GpuError::NoImage { .. } | GpuError::UnsupportedDevice { .. } => {
+            Error::Unsupported { what: "trace", reason: error.to_string() }
+        }
+        error => running(error),
     }
 }
 

@@ -12,9 +12,10 @@ use kilotok_kernels::abi::program as abi;
 
 use self::ceiling::Ceiling;
 use super::device::Device;
-use super::errors::{loading, running};
+use super::errors::{loading, running, tracing};
 use super::load;
 use super::lower::{Buffers, Lowered, Rows, Stretch, Stretches};
+use super::trace::{OpList, Trace};
 use crate::backend::cpu::check;
 use crate::backend::{
     DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot, Table,
@@ -52,6 +53,10 @@ pub struct GpuExecutor<D: Device = Machine> {
     /// Share of a round's time that drafting and committing take, estimated by bytes.
     draft_share: f64,
     ceiling: Ceiling,
+    /// What a trace needs to know of the ops.
+    op_list: OpList,
+    /// The GPU's name.
+    device: String,
     memory: Vec<(&'static str, usize)>,
     /// Rows of the last `verify`.
     rows: Vec<Row>,
@@ -86,7 +91,9 @@ impl GpuExecutor {
         let (lowered, machine) = load::load(model, config, progress)?;
         let usage = machine.pool().usage();
         let memory = load::PURPOSES.into_iter().zip(usage.map(|(_, bytes)| bytes as usize));
-        Self::with_device(model, limits, lowered, machine, memory.collect(), rate).map_err(loading)
+        let device = machine.pool().context().device().name.clone();
+        let made = Self::with_device(model, limits, lowered, machine, memory.collect(), rate);
+        Ok(Self { device, ..made.map_err(loading)? })
     }
 
     /// How ops are run.
@@ -96,7 +103,7 @@ impl GpuExecutor {
 
     /// The GPU's name.
     pub fn device_name(&self) -> &str {
-        &self.machine.pool().context().device().name
+        &self.device
     }
 
     /// Takes the resident kernel off the device until the next command.
@@ -125,6 +132,8 @@ impl<D: Device> GpuExecutor<D> {
         Ok(Self {
             draft_share: lowered.draft_share(),
             ceiling: Ceiling::new(&lowered, rate),
+            op_list: OpList::new(&lowered),
+            device: String::new(),
             memory,
             limits,
             stretches: lowered.stretches,
@@ -355,6 +364,15 @@ impl<D: Device> Executor for GpuExecutor<D> {
         let row = u64::from(slot) * u64::from(self.buffers.logits.stride);
         let at = base + (row + u64::from(first)) * 4;
         self.attempt(|this| this.machine.write(at, words));
+    }
+
+    fn start_trace(&mut self, ops: u32) -> Result<()> {
+        self.machine.start_trace(ops).map_err(|error| tracing(&error))
+    }
+
+    fn end_trace(&mut self) -> Result<Trace> {
+        let records = self.machine.end_trace().map_err(|error| tracing(&error))?;
+        Ok(self.op_list.assemble(&records, self.device.clone(), self.ceiling.rate()))
     }
 
     fn decode(&mut self, runs: &[DecodeRun], max_rounds: u32, out: &mut Vec<DecodedRound>) {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kilotok_gpu::machine::{Machine, MachineOptions, Places};
+use kilotok_gpu::machine::{Debug, Machine, MachineOptions, Places};
 use kilotok_gpu::pool::{Component, MemoryPlan, MemoryPool, Uploader};
 use kilotok_gpu::{Context, Stream};
 
@@ -74,6 +74,7 @@ pub(super) fn load_with<'m>(
     if let Some(patience) = patience()? {
         options.patience = patience;
     }
+    options.debug = debug()?;
     // SAFETY: `validate` has just proved that every record stays inside the regions of `lowered`,
     // which lie in this pool, and reads only what is uploaded or written before.
     let machine = unsafe { Machine::new(pool, &lowered.ops, places, options) }.map_err(loading)?;
@@ -89,6 +90,24 @@ fn patience() -> Result<Option<Duration>> {
         Ok(ms) if ms > 0 => Ok(Some(Duration::from_millis(ms))),
         _ => Err(Error::invalid(NAME, format!("`{text}` is not a number of milliseconds"))),
     }
+}
+
+/// What the environment asks for beside the work: `barriers`, `delays=SEED` or both, with a comma.
+fn debug() -> Result<Debug> {
+    const NAME: &str = "KILOTOK_GPU_DEBUG";
+    let mut debug = Debug::NONE;
+    let text = std::env::var(NAME).unwrap_or_default();
+    for part in text.split(',').filter(|part| !part.is_empty()) {
+        match (part, part.strip_prefix("delays=").map(str::parse)) {
+            ("barriers", _) => debug.has_barriers = true,
+            (_, Some(Ok(seed))) => debug.delay_seed = Some(seed),
+            _ => {
+                let reason = format!("`{part}` is not `barriers` or `delays=SEED`");
+                return Err(Error::invalid(NAME, reason));
+            }
+        }
+    }
+    Ok(debug)
 }
 
 fn upload(

@@ -13,6 +13,7 @@ mod lower;
 pub mod outline;
 pub mod replay;
 pub mod synthetic;
+pub mod trace;
 mod validate;
 mod vm;
 

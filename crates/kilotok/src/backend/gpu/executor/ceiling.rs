@@ -42,6 +42,11 @@ impl Ceiling {
         self.reached = self.rate.filter(|_| seconds > 0.0).map(|rate| bytes / seconds / rate);
     }
 
+    /// Bytes per second that the memory delivers.
+    pub(super) fn rate(&self) -> Option<f64> {
+        self.rate
+    }
+
     /// Share of the memory's rate that the last command reached.
     pub(super) fn reached(&self) -> Option<f64> {
         self.reached

@@ -17,6 +17,7 @@ use kilotok_kernels::abi::program as abi;
 
 use super::executor::GpuConfig;
 use super::load::{PURPOSES, load_with};
+use super::trace::{OpList, Trace};
 use super::{arena, errors, lower};
 use crate::backend::Limits;
 use crate::config::presets;
@@ -49,6 +50,8 @@ pub struct Synthetic {
     pub accept: Vec<f64>,
     /// The driver's index of the GPU.
     pub device: usize,
+    /// Whether to trace passes of the last number of `rows`, after everything was measured.
+    pub is_traced: bool,
 }
 
 /// One verify pass.
@@ -107,6 +110,8 @@ pub struct Report {
     pub passes: Vec<Pass>,
     /// Where the preset has a drafter.
     pub rounds: Option<Rounds>,
+    /// Where one was asked for.
+    pub trace: Option<Trace>,
 }
 
 impl Synthetic {
@@ -126,6 +131,9 @@ impl Synthetic {
         if let Some(accept) = self.accept.iter().find(|accept| !(1.0..=most).contains(*accept)) {
             let reason = format!("{accept} tokens per round, expected 1 to {}", self.block);
             return Err(Error::invalid("accept", reason));
+        }
+        if self.is_traced && self.mode == Mode::Graph {
+            return Err(Error::invalid("trace", "graph mode has none; use persistent mode"));
         }
         if self.context == 0 || self.context > 1 << 20 {
             let reason = format!("{} positions, expected 1 to {}", self.context, 1 << 20);
@@ -196,6 +204,14 @@ impl Synthetic {
         let vocab = model.spec.vocab;
         let mut bench = Bench::new(machine, &lowered, vocab, self.context);
         let (passes, rounds) = bench.measure(self).map_err(|error| errors::running(&error))?;
-        Ok(Report { device, copy_rate, memory, passes, rounds })
+        let trace = match self.rows.last() {
+            Some(rows) if self.is_traced => {
+                let records = bench.trace(*rows).map_err(|error| errors::tracing(&error))?;
+                let ops = OpList::new(&lowered);
+                Some(ops.assemble(&records, device.clone(), Some(copy_rate)))
+            }
+            _ => None,
+        };
+        Ok(Report { device, copy_rate, memory, passes, rounds, trace })
     }
 }

@@ -22,6 +22,7 @@ fn asked(preset: &str, rank_of: usize) -> Synthetic {
         block: 8,
         accept: vec![6.3, 4.3],
         device: 0,
+        is_traced: false,
     }
 }
 
@@ -77,6 +78,8 @@ fn what_cannot_be_measured_is_refused_by_name() {
         assert!(refusal(Synthetic { accept: vec![accept], ..gpt() }).contains("accept"));
     }
     assert!(refusal(Synthetic { context: 0, ..gpt() }).contains("context"));
+    let traced = Synthetic { mode: Mode::Graph, is_traced: true, ..gpt() };
+    assert!(refusal(traced).contains("graph mode has none"));
 }
 
 #[test]

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use kilotok_gpu::GpuError;
+use kilotok_gpu::machine::MOST_RECORDS;
 use kilotok_kernels::abi::program as abi;
 
 use super::super::device::Device;
@@ -79,6 +80,18 @@ impl<'l, D: Device> Bench<'l, D> {
         let command = self.command(&self.lowered.stretches.target, rows);
         self.device.run(&command)?;
         self.check_logits(rows)
+    }
+
+    /// What every block did in the newest two of some passes.
+    pub(super) fn trace(&mut self, rows: usize) -> Result<Vec<Vec<abi::TraceRecord>>, GpuError> {
+        let target = self.lowered.stretches.target.clone();
+        let ops = 2 * (target.end - target.start);
+        let command = self.command(&target, rows);
+        self.device.start_trace(ops.min(MOST_RECORDS))?;
+        for _ in 0..WARM_UP {
+            self.device.run(&command)?;
+        }
+        self.device.end_trace()
     }
 
     fn verify(&mut self, rows: usize) -> Result<Pass, GpuError> {
