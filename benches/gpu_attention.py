@@ -1,4 +1,4 @@
-"""Measure the ops attention and attention_merge against the bytes of the cache that they read."""
+"""Measure the op attention against the bytes of the cache that it reads."""
 
 import json
 import sys
@@ -22,19 +22,6 @@ SHAPES = {
 }
 REPEATS = 200
 test_attention.SLOTS, test_attention.PAGE = 1, 64
-
-
-class Timed(Gpu):
-    """Keeps the times of all launches of a run, by op."""
-
-    def __init__(self, blocks: int) -> None:
-        super().__init__(blocks)
-        self.repeats, self.times = REPEATS, []
-
-    def launch(self, *arguments: object) -> None:
-        """Launch and note the time."""
-        super().launch(*arguments)
-        self.times.append(self.microseconds)
 
 
 def layer_of(rng: np.random.Generator, name: str, context: int) -> test_attention.Layer:
@@ -61,23 +48,23 @@ def main() -> int:
             visible = min(context, options.get("window", context))
             mega = visible * layer.kv_heads * (layer.qk + layer.v) * 2e-6
             for count in (1, 8):
-                machine = Timed(blocks)
+                machine = Gpu(blocks)
+                machine.repeats = REPEATS
                 rows = [(0, context - 1 + i) for i in range(count)]
                 layer.run(machine, rows, layer.inputs(rng, count))
-                attend, merge = (*machine.times, 0.0)[:2]
+                attend = machine.microseconds
                 results.append(
                     {
                         "shape": name,
                         "context": context,
                         "rows": count,
                         "attention_us": attend,
-                        "merge_us": merge,
                         "tbytes_per_s": mega / attend,
                     }
                 )
                 print(
-                    f"{name:32} context {context:6} rows {count}: {attend:7.2f} us "
-                    f"+ merge {merge:5.2f} us, {mega:7.2f} MB, {mega / attend:.2f} TB/s",
+                    f"{name:32} context {context:6} rows {count}: {attend:7.2f} us, "
+                    f"{mega:7.2f} MB, {mega / attend:.2f} TB/s",
                     file=sys.stderr,
                 )
     print(json.dumps({"results": results}))

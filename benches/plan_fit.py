@@ -77,7 +77,7 @@ def layers() -> dict[str, float]:
 
 
 def attention() -> dict[str, float]:
-    """Items and tiles of attention, and the mean of the merges."""
+    """Items and tiles of attention."""
     found = result("attention")["results"]
     features = []
     for entry in found:
@@ -86,9 +86,8 @@ def attention() -> dict[str, float]:
     measured = [entry["attention_us"] for entry in found]
     constants, ratio = fit(features, [0.0] * len(found), measured)
     names = ("ITEM", "TILE", "TILE_KB", "PAIRS_KB")
-    merges = [entry["merge_us"] for entry in found if entry["merge_us"] > 0]
     show(ratio, [f"{entry['shape']} {entry['context']} x {entry['rows']}" for entry in found])
-    return {**dict(zip(names, constants, strict=True)), "MERGE": float(np.mean(merges))}
+    return dict(zip(names, constants, strict=True))
 
 
 def walk(shape: tuple[int, ...], positions: Sequence[int]) -> list[float]:

@@ -4,7 +4,6 @@
 #include "kilotok/ops/accept.cuh"
 #include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
-#include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
@@ -31,8 +30,6 @@ void execute(uint32_t kind, const void* payload, KilotokCommand* command, Kiloto
   switch (kind) {
     case KILOTOK_OP_ROPE: return ops::rope(as<KilotokRope>(payload), block);
     case KILOTOK_OP_ATTENTION: return ops::attention(as<KilotokAttention>(payload), block);
-    case KILOTOK_OP_ATTENTION_MERGE:
-      return ops::attention_merge(as<KilotokAttentionMerge>(payload), block);
     case KILOTOK_OP_DRAFT_ATTENTION:
       return ops::draft_attention(as<KilotokDraftAttention>(payload), block);
     case KILOTOK_OP_DRAFT_CONTEXT:

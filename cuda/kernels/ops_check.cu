@@ -10,7 +10,6 @@
 #include "kilotok/ops/accept.cuh"
 #include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
-#include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
@@ -48,8 +47,6 @@ extern "C" __global__ void __launch_bounds__(kilotok::MATH_THREADS, 1)
       return ops::rope(payload<KilotokRope>(op), block);
     case KILOTOK_OP_ATTENTION:
       return ops::attention(payload<KilotokAttention>(op), block);
-    case KILOTOK_OP_ATTENTION_MERGE:
-      return ops::attention_merge(payload<KilotokAttentionMerge>(op), block);
     case KILOTOK_OP_DRAFT_ATTENTION:
       return ops::draft_attention(payload<KilotokDraftAttention>(op), block);
     case KILOTOK_OP_DRAFT_CONTEXT:

@@ -35,12 +35,12 @@ def _parse(text: str) -> tuple[dict[str, int], dict[str, np.dtype]]:
 
 CONSTANTS, STRUCTS = _parse(HEADER.read_text())
 ROWS = CONSTANTS["KILOTOK_ROWS"]
+COUNTERS = CONSTANTS["KILOTOK_COUNTERS"]
 MASK_TOKEN = CONSTANTS["KILOTOK_MASK_TOKEN"]
 #: Struct of each op, by its name in the header.
 PAYLOADS = {
     "ROPE": "KilotokRope",
     "ATTENTION": "KilotokAttention",
-    "ATTENTION_MERGE": "KilotokAttentionMerge",
     "DRAFT_ATTENTION": "KilotokDraftAttention",
     "DRAFT_CONTEXT": "KilotokDraftContext",
     "ADJUST": "KilotokAdjust",
@@ -55,6 +55,16 @@ PAYLOADS = {
 def zeros(struct: str) -> np.ndarray:
     """One zeroed struct, as an array without dimensions."""
     return np.zeros((), STRUCTS[struct])
+
+
+def partial_results(heads: int, v_dim: int, max_chunks: int) -> np.ndarray | None:
+    """Scratch memory of an attention op as it may be before it: counters of 0, then anything."""
+    if max_chunks == 1:
+        return None
+    each = v_dim + 2 * -(-v_dim // 64)
+    scratch = np.full(COUNTERS + ROWS * heads * (max_chunks + 1) * each, np.nan, np.float32)
+    scratch[:COUNTERS] = 0
+    return scratch
 
 
 def command_of(rows, **fields) -> np.ndarray:

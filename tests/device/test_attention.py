@@ -1,11 +1,11 @@
-"""Ops attention and attention_merge against float64, and the laws about their bits."""
+"""Op attention against float64, and the laws about its bits."""
 
 from __future__ import annotations
 
 import numpy as np
 import oracle
 import pytest
-from program import ROWS, command_of
+from program import COUNTERS, ROWS, command_of, partial_results
 
 SLOTS = 3
 #: Any number that is not a power of two.
@@ -50,7 +50,7 @@ class Layer:
         return rng.normal(0, 1, (rows, self.stride)).astype(np.float32)
 
     def run(self, machine, rows, qkv):
-        """Run the op and its merge on ``rows`` of (slot, position)."""
+        """Run the op on ``rows`` of (slot, position)."""
         padded = np.full((ROWS, self.stride), np.nan, np.float32)
         padded[: len(rows)] = qkv
         rotations = np.full((ROWS, max(self.pairs, 1), 2), np.nan, np.float32)
@@ -58,18 +58,8 @@ class Layer:
             positions = [p for _, p in rows]
             rotations[: len(rows)] = oracle.rotations(positions, self.frequencies)
         out = np.full((ROWS, self.heads * self.v + 8), 0x7FC1, np.uint16)
-        scratch = np.full(ROWS * self.heads * (self.chunks + 1) * (self.v + 2), np.nan, np.float32)
+        scratch = partial_results(self.heads, self.v, self.chunks)
         command = command_of(rows)
-        shared = {
-            "out": out,
-            "sinks": self.sinks,
-            "scratch": scratch if self.chunks > 1 else None,
-            "out_stride": out.shape[1],
-            "heads": self.heads,
-            "v_dim": self.v,
-            "window": self.window,
-            "max_chunks": self.chunks,
-        }
         machine.run(
             "ATTENTION",
             command,
@@ -86,10 +76,17 @@ class Layer:
             pairs=self.pairs,
             scale=self.scale,
             value_scale=self.value_scale,
-            **shared,
+            out=out,
+            sinks=self.sinks,
+            scratch=scratch,
+            out_stride=out.shape[1],
+            heads=self.heads,
+            v_dim=self.v,
+            window=self.window,
+            max_chunks=self.chunks,
         )
-        if self.chunks > 1:
-            machine.run("ATTENTION_MERGE", command, **shared)
+        # Ready for the next op.
+        assert scratch is None or np.all(scratch[:COUNTERS] == 0)
         assert np.all(out[:, self.heads * self.v :] == 0x7FC1)
         assert np.all(out[len(rows) :] == 0x7FC1)
         return out[: len(rows), : self.heads * self.v].reshape(len(rows), self.heads, self.v)
@@ -271,6 +268,30 @@ def test_pairs_go_to_idle_blocks_without_changing_a_bit(machine, rng, blocks):
     assert np.array_equal(twin.run(machine, rows, qkv), first)
     assert np.array_equal(twin.keys, layer.keys)
     assert np.array_equal(twin.values, layer.values)
+
+
+#: Layers with more partial results of a row than are added at a time.
+LONG = {
+    "all": (2, 1, 24, 136, {"pairs": 4, "chunks": 128, "length": 4200}),
+    "several tiles each": (4, 2, 16, 8, {"pairs": 4, "chunks": 35, "length": 4200, "sinks": True}),
+    "window": (4, 1, 16, 72, {"pairs": 4, "chunks": 50, "window": 2300}),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+@pytest.mark.parametrize("position", [2040, 2047, 4100])
+def test_many_partial_results(machine, rng, name, position):
+    *sizes, options = LONG[name]
+    layer = Layer(rng, *sizes, **options)
+    before, alone = layer.copy(), layer.copy()
+    rows = rows_of(1, position, 6) + rows_of(0, 2090, 1) + rows_of(2, 0, 1)
+    qkv = layer.inputs(rng, 8)
+    machine.blocks = 132
+    together = layer.run(machine, rows, qkv)
+    layer.check(rows, qkv, together, before)
+    machine.blocks = 3
+    for i, row in enumerate(rows):
+        assert np.array_equal(alone.run(machine, [row], qkv[i : i + 1])[0], together[i]), i
 
 
 def test_scores_far_apart(machine, rng):

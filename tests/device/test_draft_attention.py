@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import oracle
 import pytest
-from program import ROWS, command_of
+from program import COUNTERS, ROWS, command_of, partial_results
 
 SLOTS = 2
 EPS = np.float32(1e-5)
@@ -59,18 +59,9 @@ class Layer:
         qkv[:rows] = rng.normal(0, 1, (rows, width + 4))
         out = np.full((ROWS, self.heads * self.dim + 8), 0x7FC1, np.uint16)
         block = np.full((2, self.kv_heads, ROWS, self.dim), 0x7FC0, np.uint16)
-        size = ROWS * self.heads * (self.chunks + 1) * (self.dim + 2)
+        scratch = partial_results(self.heads, self.dim, self.chunks)
         before = self.keys.copy(), self.values.copy()
         command = command_of([(slot, start + i) for i in range(rows)])
-        shared = {
-            "out": out,
-            "sinks": self.sinks,
-            "scratch": np.full(size, np.nan, np.float32) if self.chunks > 1 else None,
-            "out_stride": out.shape[1],
-            "heads": self.heads,
-            "window": self.window,
-            "max_chunks": self.chunks,
-        }
         machine.run(
             "DRAFT_ATTENTION",
             command,
@@ -81,11 +72,16 @@ class Layer:
             qkv_stride=qkv.shape[1],
             causal=int(self.causal),
             scale=self.scale,
-            **shared,
+            out=out,
+            sinks=self.sinks,
+            scratch=scratch,
+            out_stride=out.shape[1],
+            heads=self.heads,
+            window=self.window,
+            max_chunks=self.chunks,
             **self.common(),
         )
-        if self.chunks > 1:
-            machine.run("ATTENTION_MERGE", command, v_dim=self.dim, is_draft=1, **shared)
+        assert scratch is None or np.all(scratch[:COUNTERS] == 0)
         assert np.array_equal(before[0], self.keys)
         assert np.array_equal(before[1], self.values)
         got = out[:rows, : self.heads * self.dim].reshape(rows, self.heads, self.dim)

@@ -103,7 +103,6 @@ def test_device_code_runs_the_demos_program(replay):
     run["top_k"], run["top_p"], run["min_p"] = 50, 0.9, 0.01
     run["repetition"], run["presence"], run["frequency"] = 1.2, 0.1, 0.3
     check("round", command)
-    # Everything but the merge of partial results, which a text this short has none of, had work.
     assert {records.KINDS[kind][0] for kind in device.ran} == {op.lower() for op in PAYLOADS}
 
 

@@ -35,9 +35,8 @@ enum {
   KILOTOK_OP_LAY_OUT = 11,
   KILOTOK_OP_ACCEPT = 12,
   KILOTOK_OP_DRAFT_CHOOSE = 13,
-  KILOTOK_OP_ATTENTION_MERGE = 14,
-  KILOTOK_OP_ADJUST = 15,
-  KILOTOK_OP_FILTER = 16,
+  KILOTOK_OP_ADJUST = 14,
+  KILOTOK_OP_FILTER = 15,
 };
 
 // KilotokOp.flags: ops with a flag that the command skips are passed over.
@@ -200,14 +199,17 @@ typedef struct KilotokMoeDown {
 // Keys and values are attended to in *tiles* of 64 positions, aligned to absolute positions. A row
 // whose tiles number more than `max_chunks` takes several at a time: it has *chunks* of
 // ceil(tiles / max_chunks) tiles, a function of its position alone, and what a chunk gives is a
-// partial result in `scratch`, which KILOTOK_OP_ATTENTION_MERGE, the op right after, puts together.
-// Rows with one chunk (all of them where max_chunks is 1, as is right for a window of up to 256)
-// are complete without that op. A good max_chunks is 128 / kv_heads, at most 128.
+// partial result in `scratch`; the block that finishes last puts them together. Rows with one chunk
+// (all of them where max_chunks is 1, as is right for a window of up to 256) need no such thing. A
+// good max_chunks is 128 / kv_heads, at most 128. Positions are below 2^21, heads at most 128.
 //
-// scratch: f32 [KILOTOK_ROWS][heads][max_chunks + 1][v_dim] weighted sums of values, then
-//          [KILOTOK_ROWS][heads][max_chunks + 1] {f32, f32} maximum (of log2) and sum
-//          = KILOTOK_ROWS * heads * (max_chunks + 1) * (v_dim + 2) * 4 bytes; any content at start;
+// scratch: u32 [KILOTOK_COUNTERS], zero before the first op and after every op;
+//          f32 [KILOTOK_ROWS][heads][max_chunks + 1][v_dim] weighted sums of values, then
+//          [ceil(v_dim / 64)][KILOTOK_ROWS][heads][max_chunks + 1] {f32, f32} maximum (of log2) and
+//          sum = 4 * (KILOTOK_COUNTERS + KILOTOK_ROWS * heads * (max_chunks + 1) *
+//                     (v_dim + 2 * ceil(v_dim / 64))) bytes;
 //          layers may share one. 0 where max_chunks is 1.
+#define KILOTOK_COUNTERS 32768
 #define KILOTOK_MAX_CHUNKS 128
 
 // Rotates queries and keys, scales values, writes keys and values into the cache at the rows'
@@ -238,20 +240,6 @@ typedef struct KilotokAttention {
   uint32_t max_chunks;  // 1..KILOTOK_MAX_CHUNKS
   uint32_t reserved;
 } KilotokAttention;
-
-// Puts the partial results of the (draft) attention before it together; rows with one chunk are
-// left alone. All fields are those of that op.
-typedef struct KilotokAttentionMerge {
-  uint64_t out;
-  uint64_t sinks;
-  uint64_t scratch;
-  uint32_t out_stride;
-  uint32_t heads;
-  uint32_t v_dim;
-  uint32_t window;
-  uint32_t max_chunks;
-  uint32_t is_draft;  // 1: of draft_attention
-} KilotokAttentionMerge;
 
 // Attention of a drafter block, which is the whole pass: rows see the slot's context (positions
 // before the anchor, at a distance < window) and each other. Queries and keys are normed per head

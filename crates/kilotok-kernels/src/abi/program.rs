@@ -53,13 +53,13 @@ constants! {
     /// [`Op::kind`].
     KILOTOK_OP_DRAFT_CHOOSE as OP_DRAFT_CHOOSE: u32 = 13,
     /// [`Op::kind`].
-    KILOTOK_OP_ATTENTION_MERGE as OP_ATTENTION_MERGE: u32 = 14,
+    KILOTOK_OP_ADJUST as OP_ADJUST: u32 = 14,
     /// [`Op::kind`].
-    KILOTOK_OP_ADJUST as OP_ADJUST: u32 = 15,
-    /// [`Op::kind`].
-    KILOTOK_OP_FILTER as OP_FILTER: u32 = 16,
+    KILOTOK_OP_FILTER as OP_FILTER: u32 = 15,
     /// [`Attention::max_chunks`] at most.
     KILOTOK_MAX_CHUNKS as MAX_CHUNKS: u32 = 128,
+    /// u32 at the beginning of the partial results of attention.
+    KILOTOK_COUNTERS as COUNTERS: u32 = 32_768,
     /// [`Op::flags`]: only where logits are wanted.
     KILOTOK_FLAG_LOGITS as FLAG_LOGITS: u32 = 1,
     /// [`Op::flags`]: only where there are drafts.
@@ -359,32 +359,10 @@ shared! {
         scale: f32,
         /// Factor on values.
         value_scale: f32,
-        /// Partial results of a row at most, 1 to MAX_CHUNKS; above 1, a merge is the op after it.
+        /// Partial results of a row at most, 1 to MAX_CHUNKS.
         max_chunks: u32,
         /// Keeps the layout explicit.
         reserved: u32,
-    }
-
-    /// Puts the partial results of the (draft) attention before it together.
-    KilotokAttentionMerge as AttentionMerge, 48 bytes {
-        /// As in that op, like everything else here.
-        out: u64,
-        /// `[heads]` f32; 0: none.
-        sinks: u64,
-        /// Partial results.
-        scratch: u64,
-        /// Elements from one row of the output to the next one.
-        out_stride: u32,
-        /// Query heads.
-        heads: u32,
-        /// Dimension of values.
-        v_dim: u32,
-        /// Visible keys; 0: all.
-        window: u32,
-        /// Partial results of a row at most.
-        max_chunks: u32,
-        /// 1: of a draft attention.
-        is_draft: u32,
     }
 
     /// Attention of a drafter block: rows see the slot's context (positions before the anchor, at a distance <
@@ -756,7 +734,11 @@ shared! {
 
 /// Bytes of the partial results of an attention op.
 pub const fn attention_scratch_bytes(heads: usize, v_dim: usize, max_chunks: usize) -> usize {
-    if max_chunks == 1 { 0 } else { ROWS * heads * (max_chunks + 1) * (v_dim + 2) * 4 }
+    if max_chunks == 1 {
+        return 0;
+    }
+    let each = v_dim + 2 * v_dim.div_ceil(64);
+    4 * (COUNTERS as usize + ROWS * heads * (max_chunks + 1) * each)
 }
 
 impl Op {

@@ -90,8 +90,6 @@ pub(super) const TILE_KB: Constant = fitted("attention: a tile, per kB", 0.0367,
 /// The same per 16 pairs of row and head after the first 16.
 pub(super) const PAIRS_KB: Constant =
     fitted("attention: a tile, per kB and further 16 pairs", 0.0093, "us", ATTENTION);
-/// `attention_merge`.
-pub(super) const MERGE: Constant = measured("attention_merge", 5.75, "us", ATTENTION);
 /// What attention takes longer between other ops than launched alone again and again, where the step
 /// reads more than the second-level cache holds; persistent.
 pub(super) const COLD_PERSISTENT: Constant =
@@ -118,7 +116,6 @@ pub const CONSTANTS: &[Constant] = &[
     TILE,
     TILE_KB,
     PAIRS_KB,
-    MERGE,
     COLD_PERSISTENT,
     COLD_GRAPH,
     L2,

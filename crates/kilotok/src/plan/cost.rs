@@ -2,8 +2,8 @@
 
 use super::card::Card;
 use super::constants::{
-    BELL, COLD_GRAPH, COLD_PERSISTENT, DISPATCH_GRAPH, DISPATCH_PERSISTENT, EXPERTS, HOP, MERGE,
-    ROUTER, ROW, STREAM,
+    BELL, COLD_GRAPH, COLD_PERSISTENT, DISPATCH_GRAPH, DISPATCH_PERSISTENT, EXPERTS, HOP, ROUTER,
+    ROW, STREAM,
 };
 use super::distinct_experts;
 use super::predict::Times;
@@ -78,7 +78,6 @@ impl Costs<'_> {
             }
             OpWork::Attention(shape) => in_line(alone(shape, false)),
             OpWork::DraftAttention(shape) => in_line(alone(shape, true)),
-            OpWork::AttentionMerge => in_line(MERGE.value),
             OpWork::Embed { .. } | OpWork::Other(_) => self.read_us(op),
         }
     }

@@ -82,9 +82,9 @@ fn the_bytes_of_a_layer_are_those_made_by_hand() {
 fn a_step_has_the_ops_of_the_lowering() {
     let plan = plan(&pro()).unwrap();
     let ops = |kind: &str| plan.plain.by_kind.iter().find(|of| of.kind == kind).map(|of| of.ops);
-    // 70 layers of which one is dense; ten attend to everything and merge; one head.
+    // 70 layers of which one is dense; one head.
     assert_eq!(ops("linear"), Some(70 * 2 + 2 + 1));
-    assert_eq!((ops("attention"), ops("attention_merge")), (Some(70), Some(10)));
+    assert_eq!(ops("attention"), Some(70));
     assert_eq!((ops("router"), ops("moe_up"), ops("moe_down")), (Some(69), Some(69), Some(69)));
     assert_eq!((ops("lay_out"), ops("choose"), ops("accept")), (Some(1), Some(1), Some(1)));
     assert_eq!(ops("draft_attention"), None);
@@ -237,7 +237,7 @@ fn what_was_not_measured_is_noted() {
     let told = PlanRequest { allreduce_us: Some(4.5), ..pro() };
     assert!(notes(told).contains("4.5 us as told"));
     let text = plan(&pro()).unwrap().to_string();
-    assert!(text.contains("17 constants that belong to no model, 7 measured and 10 fitted"));
+    assert!(text.contains("16 constants that belong to no model, 6 measured and 10 fitted"));
 }
 
 #[test]

@@ -6,12 +6,13 @@
 // maximum and sum per pair, and adds the weighted values to sums in registers; at the end the two
 // splits are merged. Warps with other columns of the same pairs do the scores again. What a pair's
 // sums are made of and in which order depends on the positions alone: a tile that a pair does not
-// see changes no bit of it.
+// see changes no bit of it. Results of chunks are put together by the block that finishes last.
 //
 // The op is short, and most of its code runs once: every instruction is fetched for the first time
 // and takes longer to come than to run. So nothing stands here twice that can be a turn of a loop.
 #pragma once
 
+#include "kilotok/attention/merge.cuh"
 #include "kilotok/attention/tile.cuh"
 #include "kilotok/ptx/async_copy.cuh"
 #include "kilotok/ptx/named_barrier.cuh"
@@ -19,8 +20,6 @@
 
 namespace kilotok::attention {
 
-// Marks a place of a partial result.
-inline constexpr uint32_t PARTIAL = 0x80000000u;
 // No place, and that of a position which prepare() puts into shared memory.
 inline constexpr uint32_t NOWHERE = 0xFFFFFFFFu;
 inline constexpr uint32_t FRESH = 0xFFFFFFFEu;
@@ -45,36 +44,34 @@ __device__ __forceinline__ void wait_for_copies(uint32_t count) {
 
 // Pair of row `row` of the pass and head `head` of all query heads; `Args` of either attention op.
 template <typename Args>
-__device__ __forceinline__ Pair pair_of(const Args& args, const State& state, uint32_t v_dim,
-                                        uint32_t row, uint32_t head, const Span& seen,
-                                        const Chunks& chunks) {
-  Pair pair{seen, row * args.out_stride + head * v_dim, -INFINITY};
+__device__ __forceinline__ Pair pair_of(const Args& args, const Partials& partials, uint32_t row,
+                                        uint32_t head, const Span& seen, const Chunks& chunks) {
+  float sink = -INFINITY;
   if (args.sinks != 0) {
-    pair.sink = __ldg(reinterpret_cast<const float*>(args.sinks) + head) * LOG2_E;
+    sink = __ldg(reinterpret_cast<const float*>(args.sinks) + head) * LOG2_E;
   }
-  const uint32_t chunk = state.item.chunk - chunks.first;
-  if (chunks.count > 1) {
-    pair.at =
-        PARTIAL | Partials(args.scratch, args.heads, v_dim, args.max_chunks).slot(row, head, chunk);
-  }
-  // Other rows of a group may have more chunks.
-  if (chunk >= chunks.count) pair.at = NOWHERE;
-  return pair;
+  return {seen, chunks, partials.slot(row, head), row * args.out_stride + head * partials.v_dim,
+          sink};
 }
 
-// Writes pair `half` of a lane's two from column `column` on.
-template <typename Args>
-__device__ __forceinline__ void write(const Args& args, const Sums& sums, const Pair& pair,
+// Writes pair `half` of a lane's two from column `column` of the item on.
+__device__ __forceinline__ void write(const Sums& sums, const State& state, uint32_t index,
                                       uint32_t half, uint32_t column, uint32_t columns,
-                                      uint32_t v_dim) {
-  if (pair.at == NOWHERE) return;
-  if (pair.at < PARTIAL) {
-    sums.finish(reinterpret_cast<uint16_t*>(args.out) + pair.at + column, pair.sink, half, columns);
-  } else {
-    const Partials partials(args.scratch, args.heads, v_dim, args.max_chunks);
-    const uint32_t slot = pair.at - PARTIAL;
-    sums.leave(partials.sums + static_cast<uint64_t>(slot) * v_dim + column, half, columns);
-    if (column == 0) partials.weights[slot] = make_float2(sums.top[half], sums.weight[half]);
+                                      const Partials& partials, uint16_t* out) {
+  const Pair& pair = state.pair[index];
+  const uint32_t chunk = state.item.chunk - pair.chunks.first;
+  // Other rows of a group may have more chunks.
+  if (index >= state.item.pairs || chunk >= pair.chunks.count) return;
+  const uint32_t first = state.item.first_column + column;
+  if (pair.chunks.count == 1) {
+    sums.finish(out + pair.out + first, pair.sink, half, columns);
+    return;
+  }
+  const uint32_t slot = pair.slot + chunk;
+  sums.leave(partials.sums + static_cast<uint64_t>(slot) * partials.v_dim + first, half, columns);
+  if (column == 0) {
+    partials.weights_of(state.item.first_column / PLACE_COLUMNS)[slot] =
+        make_float2(sums.top[half], sums.weight[half]);
   }
 }
 
@@ -204,10 +201,9 @@ struct Worker {
 //   float factor()               of scores, to log2
 //   prepare(block, scratch)      fills in the pairs, puts queries and what is fresh into shared
 //                                memory, writes fresh keys and values
-//   write(sums, pair, half, column, columns)
+//   Partials partials(), uint16_t* out()
 template <typename Source>
-__device__ __forceinline__ void attend(const Block& block, const State& state,
-                                       const Source& source) {
+__device__ __forceinline__ void attend(const Block& block, State& state, const Source& source) {
   Worker<Source> worker(block, state, source);
   Sums sums;
   sums.clear();
@@ -220,14 +216,16 @@ __device__ __forceinline__ void attend(const Block& block, const State& state,
   sync_math();
   if (is_active && worker.split == 1) sums.store(other, tiles, worker.lane);
   sync_math();
-  if (!is_active || worker.split != 0) return;
-  sums.merge(other, tiles, worker.lane);
-  const uint32_t column = state.item.first_column + worker.first_column() + 2 * (worker.lane % 4);
+  if (is_active && worker.split == 0) {
+    sums.merge(other, tiles, worker.lane);
 #pragma unroll
-  for (uint32_t half = 0; half < 2; ++half) {
-    source.write(sums, state.pair[worker.first_pair() + worker.lane / 4 + 8 * half], half, column,
-                 worker.columns());
+    for (uint32_t half = 0; half < 2; ++half) {
+      write(sums, state, worker.first_pair() + worker.lane / 4 + 8 * half, half,
+            worker.first_column() + 2 * (worker.lane % 4), worker.columns(), source.partials(),
+            source.out());
+    }
   }
+  merge(block, state, source.partials(), source.out());
 }
 
 }  // namespace kilotok::attention

@@ -64,23 +64,30 @@ __device__ __forceinline__ Chunks chunks_of(const Span& span, uint32_t window,
 
 // Partial results in scratch memory: see KilotokAttention.
 struct Partials {
+  uint32_t* counters;
   float* sums;
   float2* weights;  // maximum, sum
   uint32_t heads, v_dim, slots;
 
   __device__ __forceinline__ Partials(uint64_t scratch, uint32_t num_heads, uint32_t dim,
                                       uint32_t max_chunks)
-      : sums(reinterpret_cast<float*>(scratch)),
+      : counters(reinterpret_cast<uint32_t*>(scratch)),
+        sums(reinterpret_cast<float*>(scratch) + KILOTOK_COUNTERS),
         heads(num_heads),
         v_dim(dim),
         slots(max_chunks + 1) {
-    weights = reinterpret_cast<float2*>(sums + static_cast<uint64_t>(KILOTOK_ROWS) * heads * slots *
-                                                   v_dim);
+    weights =
+        reinterpret_cast<float2*>(sums + static_cast<uint64_t>(slot(KILOTOK_ROWS, 0)) * v_dim);
   }
 
-  // Slot of a row's chunk number `chunk`, counted from its first one.
-  __device__ __forceinline__ uint32_t slot(uint32_t row, uint32_t head, uint32_t chunk) const {
-    return (row * heads + head) * slots + chunk;
+  // Slot of a row's first chunk; those of the others follow.
+  __device__ __forceinline__ uint32_t slot(uint32_t row, uint32_t head) const {
+    return (row * heads + head) * slots;
+  }
+
+  // By slot; items with other columns have their own, since they are not done at the same time.
+  __device__ __forceinline__ float2* weights_of(uint32_t part) const {
+    return weights + part * slot(KILOTOK_ROWS, 0);
   }
 };
 

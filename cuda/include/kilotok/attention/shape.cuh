@@ -45,12 +45,20 @@ struct Shape {
         key_bytes((qk_dim + 63) / 64 * 128),
         value_bytes(2 * columns) {
     const uint32_t query_bytes = PLACE_PAIRS * key_bytes;
-    if (query_bytes + tile_bytes() > SCRATCH_BYTES) {
-      columns = PLACE_COLUMNS;
-      value_bytes = 2 * PLACE_COLUMNS;
-    }
+    if (query_bytes + tile_bytes() > SCRATCH_BYTES) narrow();
+    set_places();
+  }
+
+  __device__ __forceinline__ void set_places() {
     places = min(columns == PLACE_COLUMNS ? PLACES : PLACES / 2,
-                 divide((SCRATCH_BYTES - tile_bytes()) / 128, query_bytes / 128));
+                 divide((SCRATCH_BYTES - tile_bytes()) / 128, PLACE_PAIRS * key_bytes / 128));
+  }
+
+  // Fewer columns of an item.
+  __device__ __forceinline__ void narrow() {
+    columns = PLACE_COLUMNS;
+    value_bytes = 2 * PLACE_COLUMNS;
+    set_places();
   }
 
   __device__ __forceinline__ uint32_t tile_bytes() const {
@@ -80,6 +88,7 @@ struct Group {
 // group is query head p % shape.group of its row p / shape.group.
 struct Item {
   uint32_t kv_head, chunk;
+  uint32_t kin;  // number of its pairs and columns, whatever the chunk, among all of the pass
   uint32_t first_pair, pairs;
   uint32_t first_column, columns;
   uint32_t buffers;
@@ -89,21 +98,29 @@ struct Item {
 
 // The items of a group.
 struct Items {
-  uint32_t count;
+  uint32_t count, first_kin;
   uint32_t places_each, pair_parts, column_parts;
 
   Items() = default;
-  // `blocks`: that the group has to itself, about.
-  __device__ __forceinline__ Items(const Shape& shape, const Group& group, uint32_t kv_heads,
-                                   uint32_t v_dim, uint32_t blocks) {
+  // `blocks`: that the group has to itself, about. Columns, then pairs, go to blocks of their own
+  // while there are some without work.
+  __device__ __forceinline__ Items(Shape& shape, const Group& group, uint32_t kv_heads,
+                                   uint32_t v_dim, uint32_t blocks, uint32_t kin) {
     const uint32_t places = places_of_pairs(group.rows * shape.group);
-    column_parts = v_dim <= shape.columns ? 1 : (v_dim + shape.columns - 1) / shape.columns;
+    const uint32_t narrow = (v_dim + PLACE_COLUMNS - 1) / PLACE_COLUMNS;
+    if (shape.columns > PLACE_COLUMNS && kv_heads * group.chunks * narrow <= blocks) shape.narrow();
+    column_parts = shape.columns == PLACE_COLUMNS ? narrow : (narrow + 1) / 2;
     const uint32_t others = kv_heads * group.chunks * column_parts;
-    // Pairs go to blocks of their own while there are some without work.
     const uint32_t parts = max(ceil_div(places, shape.places), min(places, divide(blocks, others)));
     places_each = ceil_div(places, parts);
     pair_parts = ceil_div(places, places_each);
     count = others * pair_parts;
+    first_kin = kin;
+  }
+
+  // The first number of the next group's.
+  __device__ __forceinline__ uint32_t end_kin(uint32_t kv_heads) const {
+    return first_kin + kv_heads * column_parts * pair_parts;
   }
 
   // All but the positions; items that read the same keys stand together.
@@ -116,6 +133,7 @@ struct Items {
     const uint32_t column_part = without_pairs - without_columns * column_parts;
     item.kv_head = divide(without_columns, group.chunks);
     item.chunk = group.first_chunk + without_columns - item.kv_head * group.chunks;
+    item.kin = first_kin + (item.kv_head * column_parts + column_part) * pair_parts + pair_part;
     const uint32_t most = places_each * PLACE_PAIRS;
     item.first_pair = pair_part * most;
     item.pairs = min(most, group.rows * shape.group - item.first_pair);
@@ -131,12 +149,13 @@ struct Items {
   }
 };
 
-// Where the result of a pair goes: element `at` of `out` if it is complete, PARTIAL | the slot of a
-// partial result, or NOWHERE.
+// What is to be done with a pair.
 struct Pair {
   Span seen;
-  uint32_t at;
-  float sink;  // in log2; -infinity: none
+  Chunks chunks;  // of its row
+  uint32_t slot;  // of the first partial result
+  uint32_t out;   // first element of its complete result
+  float sink;     // in log2; -infinity: none
 };
 
 // What the threads of a block know of the item at hand, in shared memory: in registers it would
@@ -148,6 +167,7 @@ struct State {
   Item item;
   Chunks chunks[KILOTOK_ROWS];  // of the group's rows
   Pair pair[MAX_PAIRS];         // of the item
+  uint32_t is_last;             // nobody else has results of the item's kin to write
 
   // Offsets in shared memory.
   __device__ __forceinline__ uint32_t values() const {

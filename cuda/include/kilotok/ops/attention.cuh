@@ -3,10 +3,9 @@
 //
 // in:     args.qkv [rows, qkv_stride] f32 = all queries, all keys, all values; args.rotations
 //         cache: args.keys, args.values, bf16, positions before the pass's rows
-// out:    args.out [rows, heads * v_dim] bf16, for rows with one chunk; others: args.scratch, for
-//         attention_merge. Keys and values of the rows in the cache.
-// bytes:  per group of rows, once for 48 (row, head) pairs where heads are small, 32 for 192 / 128:
-//         positions * kv_heads * (qk_dim + v_dim) * 2
+// out:    args.out [rows, heads * v_dim] bf16. Keys and values of the rows in the cache.
+// bytes:  per group of rows, once for 96 (row, head) pairs where heads are small, 48 for 192 / 128:
+//         positions * kv_heads * (qk_dim + v_dim) * 2; partial results in args.scratch
 // Items (a kv head's chunk for some pairs) go to the blocks in turn. Every block that needs the
 // keys of this pass writes them itself before it reads them back: several may write the same bits.
 #pragma once
@@ -88,22 +87,22 @@ struct Source {
     // By those who have least to do above.
     if (block.thread < MATH_THREADS - MAX_PAIRS) return;
     const uint32_t index = block.thread - (MATH_THREADS - MAX_PAIRS);
-    Pair pair{{0, 0}, NOWHERE, 0.0f};
+    Pair pair{};
     if (index < item.pairs) {
       const uint32_t in_group = divide(item.first_pair + index, shape.group);
       const uint32_t row = state.group.first_row + in_group;
       const uint32_t head =
           item.kv_head * shape.group + item.first_pair + index - in_group * shape.group;
-      pair = pair_of(args, state, args.v_dim, row, head,
-                     causal_span(pass.row[row].position, args.window), state.chunks[in_group]);
+      pair = pair_of(args, partials(), row, head, causal_span(pass.row[row].position, args.window),
+                     state.chunks[in_group]);
     }
     state.pair[index] = pair;
   }
 
-  __device__ __forceinline__ void write(const Sums& sums, const Pair& pair, uint32_t half,
-                                        uint32_t column, uint32_t columns) const {
-    attention::write(args, sums, pair, half, column, columns, args.v_dim);
+  __device__ __forceinline__ Partials partials() const {
+    return Partials(args.scratch, args.heads, args.v_dim, args.max_chunks);
   }
+  __device__ __forceinline__ uint16_t* out() const { return reinterpret_cast<uint16_t*>(args.out); }
 };
 
 // The longest run of rows from `row` on that share a slot and the length of chunks, and the chunks
@@ -155,9 +154,10 @@ __device__ __forceinline__ void attention(const KilotokAttention& args, const Bl
     for (bool is_first = true;; is_first = false) {
       if (block.warp == 0) {
         if (is_first && block.lane == 0) {
-          const Shape shape(args.heads, args.kv_heads, args.qk_dim, args.v_dim);
+          Shape shape(args.heads, args.kv_heads, args.qk_dim, args.v_dim);
           const uint32_t blocks = divide(block.count * state.group.rows, pass.rows);
-          state.items = Items(shape, state.group, args.kv_heads, args.v_dim, blocks);
+          const uint32_t kin = row == 0 ? 0 : state.items.end_kin(args.kv_heads);
+          state.items = Items(shape, state.group, args.kv_heads, args.v_dim, blocks, kin);
           state.shape = shape;
         }
         if (block.lane == 0 && index < state.items.count) begin_item(args, pass, state, index);

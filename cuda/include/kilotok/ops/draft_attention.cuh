@@ -2,9 +2,9 @@
 //
 // in:     args.qkv [rows, qkv_stride] f32 = all queries, all keys, all values, before norm and
 //         rotation; args.rotations; context rings, bf16
-// out:    args.out [rows, heads * dim] bf16 where there is one chunk, else args.scratch, for
-//         attention_merge; args.block: the block's own keys and values
-// bytes:  positions * kv_heads * dim * 4, once for 48 (row, head) pairs at dim 128
+// out:    args.out [rows, heads * dim] bf16; args.block: the block's own keys and values
+// bytes:  positions * kv_heads * dim * 4, once for 48 (row, head) pairs at dim 128; partial results
+//         in args.scratch
 // As `attention`, but that the block's keys go to a place of their own: every block that needs them
 // writes them there before it reads them back; several may write the same bits.
 #pragma once
@@ -94,22 +94,22 @@ struct Source {
       }
     }
     if (block.thread >= MAX_PAIRS) return;
-    Pair pair{{0, 0}, NOWHERE, 0.0f};
+    Pair pair{};
     if (block.thread < item.pairs) {
       const uint32_t in_group = item.first_pair + block.thread;
       const uint32_t row = divide(in_group, shape.group);
       const uint32_t head = item.kv_head * shape.group + in_group - row * shape.group;
       const Chunks chunks{state.group.chunk_tiles, state.group.first_chunk, state.group.chunks};
       const Span seen = draft_span(item.first_fresh, row, pass.rows, args.window, args.causal != 0);
-      pair = pair_of(args, state, args.dim, row, head, seen, chunks);
+      pair = pair_of(args, partials(), row, head, seen, chunks);
     }
     state.pair[block.thread] = pair;
   }
 
-  __device__ __forceinline__ void write(const Sums& sums, const Pair& pair, uint32_t half,
-                                        uint32_t column, uint32_t columns) const {
-    attention::write(args, sums, pair, half, column, columns, args.dim);
+  __device__ __forceinline__ Partials partials() const {
+    return Partials(args.scratch, args.heads, args.dim, args.max_chunks);
   }
+  __device__ __forceinline__ uint16_t* out() const { return reinterpret_cast<uint16_t*>(args.out); }
 };
 
 }  // namespace draft_attention_op
@@ -127,7 +127,7 @@ __device__ __forceinline__ void draft_attention(const KilotokDraftAttention& arg
     const Chunks chunks = chunks_of(all, args.window, args.max_chunks);
     state.shape = Shape(args.heads, args.kv_heads, args.dim, args.dim);
     state.group = {0, 0, pass.rows, chunks.tiles, chunks.first, chunks.count};
-    state.items = Items(state.shape, state.group, args.kv_heads, args.dim, block.count);
+    state.items = Items(state.shape, state.group, args.kv_heads, args.dim, block.count, 0);
   }
 #pragma unroll 1
   for (uint32_t index = block.index;; index += block.count) {

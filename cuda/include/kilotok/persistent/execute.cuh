@@ -4,7 +4,6 @@
 #include "kilotok/ops/accept.cuh"
 #include "kilotok/ops/adjust.cuh"
 #include "kilotok/ops/attention.cuh"
-#include "kilotok/ops/attention_merge.cuh"
 #include "kilotok/ops/choose.cuh"
 #include "kilotok/ops/draft_attention.cuh"
 #include "kilotok/ops/draft_choose.cuh"
@@ -39,8 +38,6 @@ __device__ __forceinline__ void execute(const KilotokMachine& machine, const Blo
       return ops::linear(payload<KilotokLinear>(shared), block, shared);
     case KILOTOK_OP_ATTENTION:
       return ops::attention(payload<KilotokAttention>(shared), block);
-    case KILOTOK_OP_ATTENTION_MERGE:
-      return ops::attention_merge(payload<KilotokAttentionMerge>(shared), block);
     case KILOTOK_OP_ROUTER:
       return ops::router(payload<KilotokRouter>(shared), block, shared);
     case KILOTOK_OP_MOE_UP:

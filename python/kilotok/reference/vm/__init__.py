@@ -31,7 +31,6 @@ OPS: dict[str, Callable[[Machine, records.Record], None]] = {
         dense.rope,
         dense.linear,
         attention.attention,
-        attention.attention_merge,
         attention.draft_attention,
         attention.draft_context,
         experts.router,

@@ -88,11 +88,6 @@ def attention(vm: Machine, args: Record) -> None:
     vm.memory.put_bf16(args["out"], args["out_stride"], np.stack(out))
 
 
-def attention_merge(vm: Machine, args: Record) -> None:
-    """Nothing: attention is made in one piece here."""
-    del vm, args
-
-
 def draft_context(vm: Machine, args: Record) -> None:
     """Keys and values of the pass's rows into the rings of a drafter layer."""
     kv_heads, dim, positions = (int(args[n]) for n in ("kv_heads", "dim", "positions"))

@@ -60,8 +60,6 @@ for _name, _text in {
     "Attention": "u64: qkv out keys values page_table sinks rotations scratch; "
     "u32: qkv_stride out_stride heads kv_heads qk_dim v_dim positions max_pages window pairs; "
     "f32: scale value_scale; u32: max_chunks reserved",
-    "AttentionMerge": "u64: out sinks scratch; "
-    "u32: out_stride heads v_dim window max_chunks is_draft",
     "DraftAttention": "u64: qkv out keys values block q_norm k_norm sinks rotations scratch; "
     "u32: qkv_stride out_stride heads kv_heads dim positions window causal pairs; "
     "f32: scale value_scale eps; u32: max_chunks reserved",
@@ -99,9 +97,8 @@ KINDS: dict[int, tuple[str, str]] = {
     11: ("lay_out", "LayOut"),
     12: ("accept", "Accept"),
     13: ("draft_choose", "Choose"),
-    14: ("attention_merge", "AttentionMerge"),
-    15: ("adjust", "Adjust"),
-    16: ("filter", "Filter"),
+    14: ("adjust", "Adjust"),
+    15: ("filter", "Filter"),
 }
 
 

@@ -169,8 +169,6 @@ impl Vm {
             abi::OP_ROPE => self.rope(&op.payload()),
             abi::OP_LINEAR => self.linear(&op.payload()),
             abi::OP_ATTENTION => self.attention(&op.payload()),
-            // Attention is made in one piece here.
-            abi::OP_ATTENTION_MERGE => {}
             abi::OP_ROUTER => self.router(&op.payload()),
             abi::OP_MOE_UP => self.moe_up(&op.payload()),
             abi::OP_MOE_DOWN => self.moe_down(&op.payload()),

@@ -148,7 +148,7 @@ impl<'m> Lowering<'m> {
         let out = self.buffers.input(&mut self.place, "attention", heads * dim);
         let sinks = layer.sinks.as_deref();
         let sinks = sinks.map_or(0, |sinks| self.place.vector(&name("sinks"), sinks, heads));
-        check_dims(&name("attention"), (dim, dim), rope.pairs)?;
+        check_dims(&name("attention"), (heads, dim, dim), rope.pairs)?;
         let max_chunks = max_chunks(spec.kv_heads, spec.windows[i]);
         let scratch = abi::attention_scratch_bytes(heads, dim, max_chunks);
         let scratch = self.buffers.partial_results(&mut self.place, scratch);
@@ -181,20 +181,6 @@ impl<'m> Lowering<'m> {
             reserved: 0,
         };
         ops.push(abi::Op::new(abi::OP_DRAFT_ATTENTION, 0, &attention));
-        if max_chunks > 1 {
-            let merge = abi::AttentionMerge {
-                out: out.address,
-                sinks,
-                scratch,
-                out_stride: out.stride,
-                heads: heads as u32,
-                v_dim: dim as u32,
-                window: attention.window,
-                max_chunks: max_chunks as u32,
-                is_draft: 1,
-            };
-            ops.push(abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
-        }
         Ok(())
     }
 }

@@ -206,7 +206,7 @@ impl<'m> Lowering<'m> {
         let sinks = sinks.map_or(0, |sinks| self.place.vector(&name("sinks"), sinks, spec.heads));
         let rotation = self.buffers.rotation(&spec.rope);
         let out = self.attention_out(spec);
-        check_dims(&name("attention"), (spec.qk_dim, spec.v_dim), rotation.pairs)?;
+        check_dims(&name("attention"), (spec.heads, spec.qk_dim, spec.v_dim), rotation.pairs)?;
         let max_chunks = max_chunks(spec.kv_heads, spec.window);
         let scratch = abi::attention_scratch_bytes(spec.heads, spec.v_dim, max_chunks);
         let scratch = self.buffers.partial_results(&mut self.place, scratch);
@@ -236,20 +236,6 @@ impl<'m> Lowering<'m> {
             reserved: 0,
         };
         ops.push(abi::Op::new(abi::OP_ATTENTION, 0, &attention));
-        if max_chunks > 1 {
-            let merge = abi::AttentionMerge {
-                out: out.address,
-                sinks,
-                scratch,
-                out_stride: out.stride,
-                heads: spec.heads as u32,
-                v_dim: spec.v_dim as u32,
-                window: attention.window,
-                max_chunks: max_chunks as u32,
-                is_draft: 0,
-            };
-            ops.push(abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
-        }
         Ok(())
     }
 
@@ -394,8 +380,18 @@ pub(super) fn max_chunks(kv_heads: usize, window: Option<usize>) -> usize {
 }
 
 /// What attention on the device asks of the dimensions of heads.
-pub(super) fn check_dims(name: &str, (qk_dim, v_dim): (usize, usize), pairs: u32) -> Result<()> {
+pub(super) fn check_dims(
+    name: &str,
+    (heads, qk_dim, v_dim): (usize, usize, usize),
+    pairs: u32,
+) -> Result<()> {
     const MAX_DIM: usize = 256;
+    // More would need more counters of partial results.
+    const MAX_HEADS: usize = abi::COUNTERS as usize / 256;
+    if heads > MAX_HEADS {
+        let reason = format!("{heads} query heads: the GPU needs {MAX_HEADS} or fewer");
+        return Err(Error::model_format(name, reason));
+    }
     let suits = |dim: usize| dim % 8 == 0 && (8..=MAX_DIM).contains(&dim);
     if suits(qk_dim) && suits(v_dim) && pairs % 4 == 0 {
         return Ok(());

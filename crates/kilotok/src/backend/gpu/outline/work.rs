@@ -58,8 +58,6 @@ pub enum OpWork {
     Attention(AttentionShape),
     /// Attention of a drafter block.
     DraftAttention(AttentionShape),
-    /// Partial results put together.
-    AttentionMerge,
     /// Anything that reads no weights and no cache worth counting; its name.
     Other(&'static str),
 }
@@ -110,7 +108,6 @@ impl OpWork {
             Self::MoeDown(_) => "moe_down",
             Self::Attention(_) => "attention",
             Self::DraftAttention(_) => "draft_attention",
-            Self::AttentionMerge => "attention_merge",
             Self::Other(name) => name,
         }
     }
@@ -123,7 +120,7 @@ impl OpWork {
             Self::Linear { bytes, .. } | Self::Router { bytes } => *bytes as f64,
             Self::MoeUp(of) | Self::MoeDown(of) => of.each as f64 * experts(of),
             Self::Attention(shape) | Self::DraftAttention(shape) => shape.bytes(pass) as f64,
-            Self::AttentionMerge | Self::Other(_) => 0.0,
+            Self::Other(_) => 0.0,
         }
     }
 }
@@ -182,7 +179,6 @@ pub(in crate::backend::gpu) fn of_line(ops: &[abi::Op]) -> Vec<OpWork> {
                 max_chunks: a.max_chunks.into(),
             })
         }
-        abi::OP_ATTENTION_MERGE => OpWork::AttentionMerge,
         abi::OP_ROPE => OpWork::Other("rope"),
         abi::OP_DRAFT_CONTEXT => OpWork::Other("draft_context"),
         abi::OP_ADJUST => OpWork::Other("adjust"),

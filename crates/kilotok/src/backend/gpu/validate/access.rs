@@ -155,7 +155,6 @@ pub(super) fn accesses(op: &abi::Op, around: Around) -> Result<Vec<Access>, Stri
         }
         abi::OP_LINEAR => linear(&mut list, &op.payload()),
         abi::OP_ATTENTION => attention(&mut list, &op.payload()),
-        abi::OP_ATTENTION_MERGE => merge(&mut list, &op.payload()),
         abi::OP_ROUTER => router(&mut list, &op.payload()),
         abi::OP_MOE_UP => moe_up(&mut list, &op.payload()),
         abi::OP_MOE_DOWN => moe_down(&mut list, &op.payload()),
@@ -282,18 +281,6 @@ fn ring(list: &mut List, positions: u32, window: u32) {
 fn chunks(list: &mut List, max_chunks: u32) {
     let within = (1..=abi::MAX_CHUNKS).contains(&max_chunks);
     list.require(within, || format!("`max_chunks`: {max_chunks}"));
-}
-
-fn merge(list: &mut List, m: &abi::AttentionMerge) {
-    let width = u64::from(m.heads) * u64::from(m.v_dim);
-    let out = (ROWS, width, u64::from(m.out_stride));
-    // Rows with one chunk were complete before: what it leaves alone counts as written already.
-    list.rows(("out", Mode::Update), m.out, out, 2);
-    list.maybe_read("sinks", m.sinks, u64::from(m.heads) * 4);
-    chunks(list, m.max_chunks);
-    let bytes =
-        abi::attention_scratch_bytes(m.heads as usize, m.v_dim as usize, m.max_chunks as usize);
-    list.read("scratch", m.scratch, bytes as u64);
 }
 
 fn router(list: &mut List, r: &abi::Router) {

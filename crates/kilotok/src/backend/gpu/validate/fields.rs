@@ -4,7 +4,7 @@ use kilotok_kernels::abi::program as abi;
 use kilotok_kernels::abi::{Layout, Shared};
 
 /// Names of ops by [`abi::Op::kind`], with the structs of their payloads.
-const KINDS: [(&str, &str); 17] = [
+const KINDS: [(&str, &str); 16] = [
     ("no op", ""),
     ("`embed`", "KilotokEmbed"),
     ("`rope`", "KilotokRope"),
@@ -19,7 +19,6 @@ const KINDS: [(&str, &str); 17] = [
     ("`lay_out`", "KilotokLayOut"),
     ("`accept`", "KilotokAccept"),
     ("`draft_choose`", "KilotokChoose"),
-    ("`attention_merge`", "KilotokAttentionMerge"),
     ("`adjust`", "KilotokAdjust"),
     ("`filter`", "KilotokFilter"),
 ];

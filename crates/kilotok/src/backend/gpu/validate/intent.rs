@@ -10,7 +10,7 @@ use kilotok_kernels::abi::program as abi;
 
 use super::super::arena::Region;
 use super::super::lower::{Lowered, Rows};
-use super::{fields, order};
+use super::fields;
 use crate::spec::{Activation, ModelSpec, RopeSpec};
 
 type Told<T> = Result<T, String>;
@@ -245,7 +245,8 @@ impl Intent<'_> {
             return Ok((1, 0));
         }
         let chunks = 128 / kv_heads.max(1);
-        let bytes = abi::ROWS * heads * (chunks + 1) * (v_dim + 2) * 4;
+        let each = v_dim + 2 * v_dim.div_ceil(64);
+        let bytes = 4 * (32_768 + abi::ROWS * heads * (chunks + 1) * each);
         Ok((chunks as u32, self.address(&format!("partial results {bytes}"))?))
     }
 
@@ -311,11 +312,4 @@ fn activation(activation: Activation) -> abi::Activation {
             abi::Activation { kind: abi::CLAMPED_SWIGLU, alpha, limit, reserved: 0 }
         }
     }
-}
-
-/// An attention op, and what puts its partial results together where there are several.
-fn with_merge(attention: abi::Op) -> Vec<abi::Op> {
-    let merge = order::merge_of(&attention).filter(|merge| merge.max_chunks > 1);
-    let merge = merge.map(|merge| abi::Op::new(abi::OP_ATTENTION_MERGE, 0, &merge));
-    std::iter::once(attention).chain(merge).collect()
 }

@@ -6,7 +6,6 @@
 //!   A `moe_down` anywhere but right behind its `moe_up` waits forever, or streams other experts;
 //! * `moe_up` selects by the logits of the `router` right before it, made of the same rows;
 //! * `filter` takes what the `adjust` right before it made of the logits;
-//! * `attention_merge` takes the rows, spans and partial results of the op right before it;
 //! * rows change under a line only where every block reads them again: [`abi::FLAG_NEW_PASS`].
 
 use kilotok_kernels::abi::program as abi;
@@ -50,12 +49,6 @@ pub(super) fn check(ops: &[(u32, abi::Op)], mut rows: Rows) -> Result<(), (u32, 
         }
         if op.kind == abi::OP_FILTER && !before.is_some_and(|adjust| is_adjust_of(adjust, op)) {
             return flaw("filters what the op before did not adjust".into());
-        }
-        if op.kind == abi::OP_ATTENTION_MERGE && !before.is_some_and(|of| is_merge_of(of, op)) {
-            return flaw("merges what the op before did not leave".into());
-        }
-        if chunks(op) > 1 && !after.is_some_and(|merge| is_merge_of(op, merge)) {
-            return flaw("leaves partial results that the op behind does not merge".into());
         }
         let wanted: &[Rows] = match op.kind {
             abi::OP_EMBED if op.payload::<abi::Embed>().mask != 0 => &[Rows::Draft],
@@ -113,53 +106,4 @@ fn is_adjust_of(adjust: &abi::Op, filter: &abi::Op) -> bool {
     let (adjust, filter): (abi::Adjust, abi::Filter) = (adjust.payload(), filter.payload());
     (adjust.logits, adjust.peaks, adjust.stride, adjust.vocab)
         == (filter.scaled, filter.peaks, filter.stride, filter.vocab)
-}
-
-/// Partial results of a row at most.
-fn chunks(op: &abi::Op) -> u32 {
-    match op.kind {
-        abi::OP_ATTENTION => op.payload::<abi::Attention>().max_chunks,
-        abi::OP_DRAFT_ATTENTION => op.payload::<abi::DraftAttention>().max_chunks,
-        _ => 1,
-    }
-}
-
-fn is_merge_of(attention: &abi::Op, merge: &abi::Op) -> bool {
-    (merge.kind, merge.flags) == (abi::OP_ATTENTION_MERGE, attention.flags)
-        && merge_of(attention) == Some(merge.payload())
-}
-
-/// What puts the partial results of an attention op together.
-pub(super) fn merge_of(attention: &abi::Op) -> Option<abi::AttentionMerge> {
-    match attention.kind {
-        abi::OP_ATTENTION => {
-            let a: abi::Attention = attention.payload();
-            Some(abi::AttentionMerge {
-                out: a.out,
-                sinks: a.sinks,
-                scratch: a.scratch,
-                out_stride: a.out_stride,
-                heads: a.heads,
-                v_dim: a.v_dim,
-                window: a.window,
-                max_chunks: a.max_chunks,
-                is_draft: 0,
-            })
-        }
-        abi::OP_DRAFT_ATTENTION => {
-            let a: abi::DraftAttention = attention.payload();
-            Some(abi::AttentionMerge {
-                out: a.out,
-                sinks: a.sinks,
-                scratch: a.scratch,
-                out_stride: a.out_stride,
-                heads: a.heads,
-                v_dim: a.dim,
-                window: a.window,
-                max_chunks: a.max_chunks,
-                is_draft: 1,
-            })
-        }
-        _ => None,
-    }
 }

@@ -21,7 +21,7 @@ pub(super) struct Results {
 impl Results {
     /// The residual that ends a line, caches, and what an op writes for itself.
     fn may_stay(field: &str) -> bool {
-        matches!(field, "to.residual" | "block" | "keys" | "values" | "counts")
+        matches!(field, "to.residual" | "block" | "scratch" | "keys" | "values" | "counts")
     }
 
     fn is_for_one(field: &str) -> bool {

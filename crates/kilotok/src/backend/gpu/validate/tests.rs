@@ -270,7 +270,7 @@ fn ops_that_are_swapped_are_found_and_harmless_only_where_they_share_nothing() {
                 _ => 0,
             });
             let of = |op: &Op, experts| accesses(op, Around { experts, ..around }).unwrap();
-            let waits = matches!(b.kind, abi::OP_MOE_DOWN | abi::OP_ATTENTION_MERGE)
+            let waits = b.kind == abi::OP_MOE_DOWN
                 || [a, b].iter().any(|op| op.flags & abi::FLAG_NEW_PASS != 0);
             let depends = waits
                 || b.kind != abi::OP_MOE_DOWN && depend(&of(&a, experts_b), &of(&b, experts_a));
@@ -349,8 +349,6 @@ fn waits_without_a_publisher_are_named() {
     blamed(abi::OP_ACCEPT, &undecided, "the end of a run");
     let routes = |op: &mut Op| edit(op, |down: &mut abi::MoeDown| down.routes += 256);
     blamed(abi::OP_MOE_DOWN, &routes, "`moe_up`");
-    let scratch = |op: &mut Op| edit(op, |merge: &mut abi::AttentionMerge| merge.scratch += 256);
-    blamed(abi::OP_ATTENTION_MERGE, &scratch, "merge");
     let ring = |op: &mut Op| edit(op, |a: &mut abi::Attention| a.window = a.positions);
     blamed(abi::OP_ATTENTION, &ring, "a ring of");
     let chunks = |op: &mut Op| edit(op, |l: &mut abi::Linear| l.weights.chunk_steps = 3);

@@ -3,7 +3,7 @@
 use kilotok_kernels::abi::program as abi;
 
 use super::super::super::lower::Rows;
-use super::{Intent, Told, with_merge};
+use super::{Intent, Told};
 use crate::spec::DrafterSpec;
 
 impl Intent<'_> {
@@ -112,6 +112,6 @@ impl Intent<'_> {
             max_chunks,
             reserved: 0,
         };
-        Ok(with_merge(abi::Op::new(abi::OP_DRAFT_ATTENTION, 0, &attention)))
+        Ok(vec![abi::Op::new(abi::OP_DRAFT_ATTENTION, 0, &attention)])
     }
 }

@@ -2,7 +2,7 @@
 
 use kilotok_kernels::abi::program as abi;
 
-use super::{Intent, Told, activation, with_merge};
+use super::{Intent, Told, activation};
 use crate::spec::{AttentionSpec, MlpSpec, MoeSpec, RopeSpec, RouterKind};
 
 impl Intent<'_> {
@@ -117,7 +117,7 @@ impl Intent<'_> {
             max_chunks,
             reserved: 0,
         };
-        Ok(with_merge(abi::Op::new(abi::OP_ATTENTION, 0, &attention)))
+        Ok(vec![abi::Op::new(abi::OP_ATTENTION, 0, &attention)])
     }
 
     pub(super) fn target(&self) -> Told<Vec<abi::Op>> {
