@@ -145,6 +145,9 @@ struct Worker {
     const uint32_t steps = (state.item.loaded.end - state.tile_begin(0) + TILE - 1) / TILE;
     // Where the rows of a tile are is asked for a turn before they are.
     uint32_t asked = 0, from = NOWHERE, filled = 0, buffer = 0;
+    // Warps without pairs go through the products once, of whatever stands there, while the others
+    // wait for copies: what they execute is near when it is needed.
+    bool is_rehearsal = !is_active(), was_rehearsal;
 #pragma unroll 1
     for (uint32_t step = 0;; ++step) {
       // Whatever is made of these is made anew in every step, not kept in registers.
@@ -160,28 +163,37 @@ struct Worker {
         from = next;
       }
       if (step == 0) source.prepare(block, block.scratch);
-      wait_for_copies(ahead - step - 1);
-      if (step == 0) {
-        sync_math();
-      } else {
-        sync_split(split);
-      }
-      const uint32_t first = state.tile_begin(step) + split * SPLIT_KEYS;
-      if (is_active() && first < state.item.loaded.end &&
-          first + SPLIT_KEYS > state.item.loaded.begin) {
-        float score[KEY_TILES][4];
-        uint32_t weights[KEY_STEPS][4];
-        float correction[2];
-        const uint32_t rows = (buffer * SPLITS + split) * SPLIT_KEYS;
-        scores(score, scratch + state.queries() + first_pair() * state.shape.key_bytes,
-               scratch + rows * state.shape.key_bytes, state.shape.depth, state.shape.key_bytes,
-               lane);
-        weigh(sums, score, state.pair + first_pair() + lane / 4, first, source.factor(), weights,
-              correction, lane);
-        add_values(sums, weights, correction,
-                   scratch + state.values() + rows * state.shape.value_bytes + 2 * first_column(),
-                   columns(), state.shape.value_bytes, lane);
-      }
+      do {
+        if (!is_rehearsal) {
+          wait_for_copies(ahead - step - 1);
+          if (step == 0) {
+            sync_math();
+          } else {
+            sync_split(split);
+          }
+        }
+        const uint32_t first = state.tile_begin(step) + split * SPLIT_KEYS;
+        if (is_rehearsal || (is_active() && first < state.item.loaded.end &&
+                             first + SPLIT_KEYS > state.item.loaded.begin)) {
+          float score[KEY_TILES][4];
+          uint32_t weights[KEY_STEPS][4];
+          float correction[2];
+          const uint32_t rows = (buffer * SPLITS + split) * SPLIT_KEYS;
+          const uint32_t pairs = is_rehearsal ? 0 : first_pair();
+          const uint32_t column = is_rehearsal ? 0 : first_column();
+          scores(score, scratch + state.queries() + pairs * state.shape.key_bytes,
+                 scratch + rows * state.shape.key_bytes, is_rehearsal ? 1 : state.shape.depth,
+                 state.shape.key_bytes, lane);
+          weigh(sums, score, state.pair + pairs + lane / 4, first, source.factor(), weights,
+                correction, lane);
+          add_values(sums, weights, correction,
+                     scratch + state.values() + rows * state.shape.value_bytes + 2 * column,
+                     min(PLACE_COLUMNS, state.item.columns - column), state.shape.value_bytes,
+                     lane);
+        }
+        was_rehearsal = is_rehearsal;
+        is_rehearsal = false;
+      } while (was_rehearsal);
       if (step + 1 == steps) break;
       if (ahead < steps) sync_split(split);  // the buffer is filled anew
       buffer = buffer + 1 == state.item.buffers ? 0 : buffer + 1;
