@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
 from dataclasses import replace
@@ -15,18 +16,25 @@ torch = pytest.importorskip("torch", reason="the training code needs PyTorch")
 
 import numpy as np  # noqa: E402
 import tiny  # noqa: E402
+from training.demo.synthetic import math_document  # noqa: E402
 
 from kilotok import Engine, SamplingParams  # noqa: E402
 from kilotok.errors import InvalidRequestError  # noqa: E402
+from kilotok.loading import demo_checkpoint  # noqa: E402
 from kilotok.training.dflash import trainer as training  # noqa: E402
 from kilotok.training.dflash.answers import load_answers, regenerate  # noqa: E402
-from kilotok.training.dflash.evaluate import walk  # noqa: E402
+from kilotok.training.dflash.evaluate import serve, teacher_forced, walk  # noqa: E402
+from kilotok.training.dflash.files import read_drafter  # noqa: E402
 from kilotok.training.dflash.fresh import fresh_shape  # noqa: E402
 from kilotok.training.dflash.optimizer import Rates, cosine, orthogonalize  # noqa: E402
 from kilotok.training.dflash.prompts import Prompt, read_prompts, split_held_out  # noqa: E402
 from kilotok.training.dflash.run import Job, train_drafter  # noqa: E402
 from kilotok.training.dflash.taps import Taps, build_resident, build_store  # noqa: E402
-from kilotok.training.dflash.teacher import EngineTeacher  # noqa: E402
+from kilotok.training.dflash.teacher import (  # noqa: E402
+    EngineTeacher,
+    frozen_parts,
+    target_sizes,
+)
 from kilotok.training.dflash.torch_target import TorchTarget, TorchWriter  # noqa: E402
 from kilotok.training.dflash.trainer import Plan  # noqa: E402
 
@@ -250,9 +258,37 @@ def test_a_step_whose_backward_pass_does_not_compile_runs_eagerly(
 
 def test_walking_drafts_counts_the_engines_rounds():
     # Four answer tokens behind the first: all drafts right, in blocks of three rows.
-    assert walk([4, 3, 2, 1], 3) == [0, 0, 1]
-    assert walk([0, 0, 0, 0, 0], 3) == [4, 0, 0]
-    assert walk([2, 0, 0, 1, 0], 3) == [0, 1, 1]
+    assert walk([4, 3, 2, 1], 3, 5) == ([0, 0, 1], 3)
+    assert walk([0, 0, 0, 0, 0], 3, 6) == ([4, 0, 0], 4)
+    assert walk([2, 0, 0, 1, 0], 3, 6) == ([0, 1, 1], 5)
+
+
+def test_walking_drafts_beyond_the_token_that_ends_an_answer():
+    # The fourth and last token ends the answer, of which the engine had room for twenty.
+    assert walk([3, 2, 1], 4, 20) == ([0, 0, 0, 1], 3)
+    assert walk([3, 2, 1], 8, 20) == ([0, 0, 0, 1, 0, 0, 0, 0], 3)
+    assert walk([2, 0, 1], 4, 20) == ([0, 0, 1, 0], 3)
+    assert walk([0, 2, 1], 2, 20) == ([1, 1], 3)
+    assert walk([1, 1, 1], 2, 20) == ([0, 2], 3)
+
+
+def test_answers_that_end_themselves_are_forced_as_they_are_served():
+    """The demo's sums end with a token of their own, which is a draft or a bonus token."""
+    directory = demo_checkpoint()
+    _, layers, vocab = target_sizes(directory)
+    shape, w = read_drafter(directory / "dflash", vocab, layers)
+    frozen = frozen_parts(directory, torch.float32, torch.device("cpu"))
+    rng = random.Random(4)
+    with Engine(progress=False, threads=1, max_batch=2) as engine:
+        asked = [Prompt(tuple(engine.encode(math_document(rng)[0])), "math") for _ in range(12)]
+        answers, served = serve(engine, asked, shape.block, 128)
+    assert all(len(answer) < 128 for answer in answers)
+    teacher = EngineTeacher(directory, shape.taps, 512, threads=1)
+    forced = teacher_forced(shape, w, frozen, teacher, asked, answers, 128)
+    assert forced.tokens == [len(answer) - 1 for answer in answers]
+    # A round without drafts, by which the engine times a plain step, counts in neither.
+    assert all(a - b in (0, 1) for a, b in zip(forced.tokens, served.tokens, strict=True))
+    assert forced.tau == pytest.approx(served.tau, rel=0.02)
 
 
 def test_the_rate_warms_up_and_falls_to_nothing():

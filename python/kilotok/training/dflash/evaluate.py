@@ -19,6 +19,10 @@ from kilotok.training.dflash.teacher import Frozen, Teacher
 
 __all__ = ["Acceptance", "drafts_behind", "report", "serve", "teacher_forced", "walk"]
 
+#: Rows of a round that decoding always gets: the engine's 64 less the 16 it keeps for prompts. With
+#: more requests at once it would shorten blocks, and tau would be that of the load.
+_UNSHORTENED_ROWS = 48
+
 
 @dataclass
 class Acceptance:
@@ -27,19 +31,23 @@ class Acceptance:
     Attributes
     ----------
     histograms : per request, element k counts rounds in which exactly k drafts were accepted.
+    tokens : per request, tokens that these rounds emitted. One fewer than the histogram says where
+        the token that ended the answer was an accepted draft: no bonus token follows it.
     """
 
     histograms: list[list[int]]
+    tokens: list[int]
 
     @property
     def tau(self) -> float:
         """Tokens per round, the bonus token included, pooled over all rounds; 1 without rounds."""
-        return _tau([sum(column) for column in zip(*self.histograms, strict=True)])
+        rounds = sum(map(sum, self.histograms))
+        return sum(self.tokens) / rounds if rounds else 1.0
 
     @property
     def tau_per_request(self) -> float:
         """Mean over requests of their own tokens per round."""
-        taus = [_tau(h) for h in self.histograms if sum(h)]
+        taus = [n / sum(h) for n, h in zip(self.tokens, self.histograms, strict=True) if sum(h)]
         return sum(taus) / len(taus) if taus else 1.0
 
     @property
@@ -61,11 +69,6 @@ class Acceptance:
         }
 
 
-def _tau(histogram: Sequence[int]) -> float:
-    rounds = sum(histogram)
-    return 1 + sum(k * n for k, n in enumerate(histogram)) / rounds if rounds else 1.0
-
-
 def serve(
     engine: Engine,
     prompts: Sequence[Prompt],
@@ -77,34 +80,40 @@ def serve(
     """Decode every prompt speculatively at the full block; returns answers and their rounds."""
     params = SamplingParams(max_tokens=max_tokens, temperature=temperature, seed=seed)
     outputs = engine.generate([list(p.token_ids) for p in prompts], params, speculation=block)
-    histograms = []
+    histograms, tokens = [], []
     for output in outputs:
         histogram = list(output.receipt.accepted_histogram)
         histograms.append(histogram + [0] * (block - len(histogram)))
-    return [output.token_ids for output in outputs], Acceptance(histograms)
+        tokens.append(round(output.receipt.tau * sum(histogram)))
+    return [output.token_ids for output in outputs], Acceptance(histograms, tokens)
 
 
-def walk(matches: Sequence[int], block: int) -> list[int]:
+def walk(matches: Sequence[int], block: int, room: int) -> tuple[list[int], int]:
     """Rounds of speculative decoding over a text whose drafts are known at every position.
 
     Parameters
     ----------
     matches : for every answer token but the last, how many drafts behind it equal the text.
+    room : tokens that the answer may have. It is shorter where it was ended by a token of its own,
+        which the engine does not know before it decodes it.
 
     Returns
     -------
-    Histogram of length `block`. The first token comes from the prefill; a block is shorter where
-    fewer tokens are left, as in the engine.
+    Histogram of length `block`, and the tokens of its rounds. The first token comes from the
+    prefill; a block is shorter where less room is left, as in the engine.
     """
-    histogram = [0] * block
-    at, count = 0, len(matches) + 1
-    while at < count - 1:
-        accepted = min(matches[at], block - 1, count - 2 - at)
+    histogram, tokens = [0] * block, 0
+    at, last = 0, len(matches)
+    while at < last:
+        left = room - 1 - at
+        accepted = min(matches[at], block - 1, left - 1)
+        emitted = min(accepted + 1, last - at)
         # A round of one row has no drafts and is no speculative round.
-        if count - 1 - at > 1:
+        if left > 1:
             histogram[accepted] += 1
-        at += accepted + 1
-    return histogram
+            tokens += emitted
+        at += emitted
+    return histogram, tokens
 
 
 @torch.no_grad()
@@ -140,15 +149,18 @@ def teacher_forced(
     teacher: Teacher,
     prompts: Sequence[Prompt],
     answers: Sequence[Sequence[int]],
+    room: int,
 ) -> Acceptance:
     """Rounds that greedy serving of these answers takes, from one pass over whole texts.
 
-    Answers are the target's own greedy ones; `w` as used, in its working dtype.
+    Answers are the target's own greedy ones, of at most `room` tokens; `w` as used, in its working
+    dtype.
     """
-    histograms = []
+    histograms, emitted = [], []
     for prompt, answer in zip(prompts, answers, strict=True):
         if len(answer) < 2:
             histograms.append([0] * shape.block)
+            emitted.append(0)
             continue
         text = [*prompt.token_ids, *answer]
         (taps,) = teacher.taps([text])
@@ -158,8 +170,11 @@ def teacher_forced(
         at = pos[:, None] + torch.arange(1, shape.block)
         inside = at < len(text)
         right = (drafts == tokens[at.clamp_max(len(text) - 1)]) & inside
-        histograms.append(walk(right.long().cumprod(1).sum(1).tolist(), shape.block))
-    return Acceptance(histograms)
+        matches = right.long().cumprod(1).sum(1).tolist()
+        histogram, count = walk(matches, shape.block, room)
+        histograms.append(histogram)
+        emitted.append(count)
+    return Acceptance(histograms, emitted)
 
 
 def report(
@@ -180,23 +195,28 @@ def report(
     """
     longest = max(len(p.token_ids) for p in prompts) + max_tokens + 1
     rows: dict[str, Any] = {}
-    served_all: list[list[int]] = []
-    forced_all: list[list[int]] = []
+    served_all, forced_all = Acceptance([], []), Acceptance([], [])
     with Engine(
-        target, drafter=drafter, progress=False, threads=threads, max_positions=longest, max_batch=8
+        target,
+        drafter=drafter,
+        progress=False,
+        threads=threads,
+        max_positions=longest,
+        max_batch=max(1, _UNSHORTENED_ROWS // shape.block),
     ) as engine:
         for category in sorted({p.category for p in prompts}):
             mine = [p for p in prompts if p.category == category]
             answers, served = serve(engine, mine, shape.block, max_tokens)
-            forced = teacher_forced(shape, w, frozen, teacher, mine, answers)
+            forced = teacher_forced(shape, w, frozen, teacher, mine, answers, max_tokens)
             rows[category] = compare(served, forced)
-            served_all += served.histograms
-            forced_all += forced.histograms
+            for whole, part in ((served_all, served), (forced_all, forced)):
+                whole.histograms.extend(part.histograms)
+                whole.tokens.extend(part.tokens)
             for temperature in temperatures:
                 if temperature > 0:
                     _, warm = serve(engine, mine, shape.block, max_tokens, temperature)
                     rows[category][f"served_t{temperature:g}"] = warm.to_dict()
-    return {"all": compare(Acceptance(served_all), Acceptance(forced_all)), "categories": rows}
+    return {"all": compare(served_all, forced_all), "categories": rows}
 
 
 def compare(served: Acceptance, forced: Acceptance) -> dict[str, Any]:
