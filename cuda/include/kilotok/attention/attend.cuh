@@ -47,9 +47,7 @@ template <typename Args>
 __device__ __forceinline__ Pair pair_of(const Args& args, const Partials& partials, uint32_t row,
                                         uint32_t head, const Span& seen, const Chunks& chunks) {
   float sink = -INFINITY;
-  if (args.sinks != 0) {
-    sink = __ldg(reinterpret_cast<const float*>(args.sinks) + head) * LOG2_E;
-  }
+  if (args.sinks != 0) sink = __ldg(reinterpret_cast<const float*>(args.sinks) + head);
   return {seen, chunks, partials.slot(row, head), row * args.out_stride + head * partials.v_dim,
           sink};
 }

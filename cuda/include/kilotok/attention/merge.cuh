@@ -14,6 +14,9 @@ namespace kilotok::attention {
 
 // Partial results that are added at a time, at most.
 inline constexpr uint32_t MERGED = 32;
+// Of which so many are asked for at once.
+inline constexpr uint32_t BATCH = 8;
+static_assert(MERGED % BATCH == 0);
 // Lanes that find out what the partial results of a pair are worth.
 inline constexpr uint32_t WEIGHING = 16;
 static_assert(MERGED == 2 * WEIGHING);
@@ -102,15 +105,25 @@ __device__ __forceinline__ void add_entries(const Block& block, const State& sta
     if (entries.count == 0) continue;
     float* const sums = partials.sums + column;
     float4 sum = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
-#pragma unroll 8
-    for (uint32_t entry = 0; entry < entries.count; ++entry) {
-      const float4 v = __ldcg(reinterpret_cast<const float4*>(
-          sums + static_cast<uint64_t>(entries.slot(entry)) * partials.v_dim));
-      const float factor = factors[index * MERGED + entry];
-      sum.x = fmaf(v.x, factor, sum.x);
-      sum.y = fmaf(v.y, factor, sum.y);
-      sum.z = fmaf(v.z, factor, sum.z);
-      sum.w = fmaf(v.w, factor, sum.w);
+#pragma unroll 1
+    for (uint32_t base = 0; base < entries.count; base += BATCH) {
+      float4 value[BATCH];
+#pragma unroll
+      for (uint32_t k = 0; k < BATCH; ++k) {
+        value[k] = make_float4(0.0f, 0.0f, 0.0f, 0.0f);
+        if (base + k < entries.count) {
+          value[k] = __ldcg(reinterpret_cast<const float4*>(
+              sums + static_cast<uint64_t>(entries.slot(base + k)) * partials.v_dim));
+        }
+      }
+#pragma unroll
+      for (uint32_t k = 0; k < BATCH; ++k) {
+        const float factor = factors[index * MERGED + base + k];
+        sum.x = fmaf(value[k].x, factor, sum.x);
+        sum.y = fmaf(value[k].y, factor, sum.y);
+        sum.z = fmaf(value[k].z, factor, sum.z);
+        sum.w = fmaf(value[k].w, factor, sum.w);
+      }
     }
     if (entries.is_complete) {
       *reinterpret_cast<uint2*>(out + pair.out + column) = bf16::pack(sum);

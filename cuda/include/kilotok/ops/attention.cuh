@@ -51,6 +51,26 @@ struct Source {
     const uint32_t key_pieces = 2 * shape.depth, value_pieces = item.columns / 8;
     const uint32_t num_queries = item.pairs * key_pieces, num_keys = fresh * key_pieces;
     const uint32_t total = num_queries + num_keys + fresh * value_pieces;
+    // Pairs are filled in by those who have least to do below, and their sinks, which come from
+    // far, are waited for last.
+    const bool has_pair = block.thread >= MATH_THREADS - MAX_PAIRS;
+    const uint32_t index = block.thread - (MATH_THREADS - MAX_PAIRS);
+    uint32_t sink = 0;
+    if (has_pair) {
+      Pair pair{};
+      if (index < item.pairs) {
+        const uint32_t in_group = divide(item.first_pair + index, shape.group);
+        const uint32_t row = state.group.first_row + in_group;
+        const uint32_t head =
+            item.kv_head * shape.group + item.first_pair + index - in_group * shape.group;
+        pair = pair_of(args, partials(), row, head,
+                       causal_span(pass.row[row].position, args.window), state.chunks[in_group]);
+      }
+      sink = __float_as_uint(pair.sink);
+      asm volatile("" : "+r"(sink));
+      pair.sink = 0.0f;
+      state.pair[index] = pair;
+    }
 #pragma unroll 1
     for (uint32_t i = block.thread; i < total; i += MATH_THREADS) {
       const bool is_query = i < num_queries, is_value = i >= num_queries + num_keys;
@@ -84,19 +104,7 @@ struct Source {
         *reinterpret_cast<uint4*>(address(is_value, place(at)) + first) = packed;
       }
     }
-    // By those who have least to do above.
-    if (block.thread < MATH_THREADS - MAX_PAIRS) return;
-    const uint32_t index = block.thread - (MATH_THREADS - MAX_PAIRS);
-    Pair pair{};
-    if (index < item.pairs) {
-      const uint32_t in_group = divide(item.first_pair + index, shape.group);
-      const uint32_t row = state.group.first_row + in_group;
-      const uint32_t head =
-          item.kv_head * shape.group + item.first_pair + index - in_group * shape.group;
-      pair = pair_of(args, partials(), row, head, causal_span(pass.row[row].position, args.window),
-                     state.chunks[in_group]);
-    }
-    state.pair[index] = pair;
+    if (has_pair) state.pair[index].sink = __uint_as_float(sink) * LOG2_E;
   }
 
   __device__ __forceinline__ Partials partials() const {

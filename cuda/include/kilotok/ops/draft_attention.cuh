@@ -102,6 +102,7 @@ struct Source {
       const Chunks chunks{state.group.chunk_tiles, state.group.first_chunk, state.group.chunks};
       const Span seen = draft_span(item.first_fresh, row, pass.rows, args.window, args.causal != 0);
       pair = pair_of(args, partials(), row, head, seen, chunks);
+      pair.sink *= LOG2_E;
     }
     state.pair[block.thread] = pair;
   }
