@@ -44,6 +44,7 @@ def bits(outputs: list[Output]) -> Answer:
 def jobs() -> dict[str, Callable[[Engine], list[Output]]]:
     """Every way through the kernel: whole rounds with and without drafts, batches, host passes."""
     sampled = params(temperature=1.0, seed=7)
+    filtered = params(temperature=0.9, seed=5, top_k=20, top_p=0.9, frequency_penalty=0.3)
     scored = params(temperature=0.8, seed=11, logprobs=5)
     return {
         "greedy, drafts": lambda engine: [
@@ -52,6 +53,7 @@ def jobs() -> dict[str, Callable[[Engine], list[Output]]]:
         "sampled, drafts": lambda engine: [
             engine.generate(prompt, sampled, speculation=8) for prompt in PROMPTS[2:4]
         ],
+        "filtered, drafts": lambda engine: [engine.generate(PROMPTS[5], filtered, speculation=8)],
         "batch": lambda engine: engine.generate(PROMPTS, sampled, speculation="off"),
         "scored, drafts": lambda engine: [engine.generate(PROMPTS[4], scored, speculation=8)],
     }

@@ -1,4 +1,4 @@
-// kilotok: only sm_90a
+// kilotok: only sm_90a sm_100f
 // kilotok: tight registers
 //
 // The kernels that run programs (program.h): one block of 512 threads per SM.

@@ -1,4 +1,4 @@
-// kilotok: only sm_90a
+// kilotok: only sm_90a sm_100f
 // kilotok: tight registers
 //
 // The resident kernel of engine.cu once more, with what persistent/trace.cuh adds to it: stamps for

@@ -36,9 +36,10 @@ pub enum ExecutionMode {
 }
 
 impl ExecutionMode {
-    /// What `Auto` stands for.
-    fn resolve(self) -> gpu::Mode {
+    /// What `Auto` stands for: a kernel that stays only where that is known to go well.
+    fn resolve(self, is_tested: bool) -> gpu::Mode {
         match self {
+            Self::Auto if !is_tested => gpu::Mode::Graph,
             Self::Graph => gpu::Mode::Graph,
             Self::Auto | Self::Persistent => gpu::Mode::Persistent,
         }
@@ -314,6 +315,9 @@ impl EngineBuilder {
                 if let Err(error) = gpu::probe(GPU) {
                     return self.start_cpu(model, limits, error.to_string());
                 }
+                if let Some(reason) = gpu::untested(GPU)? {
+                    return self.start_cpu(model, limits, reason);
+                }
                 match self.start_gpu(model, limits, progress) {
                     Ok((backend, info)) => {
                         let choice = "a GPU is there and the model fits".to_owned();
@@ -355,7 +359,8 @@ impl EngineBuilder {
         limits: Limits,
         progress: Option<&mut dyn FnMut(Progress)>,
     ) -> Result<(Box<dyn Backend>, BackendInfo)> {
-        let config = GpuConfig { device: GPU, ..GpuConfig::new(self.mode.resolve(), limits) };
+        let mode = self.mode.resolve(gpu::untested(GPU)?.is_none());
+        let config = GpuConfig { device: GPU, ..GpuConfig::new(mode, limits) };
         let executor = GpuExecutor::new(model, &config, progress)?;
         let info = BackendInfo {
             device: "cuda",

@@ -20,7 +20,7 @@ pub struct Card {
     pub sms: u32,
     /// Whether the read rate was measured on it.
     pub is_measured: bool,
-    /// Whether the engine has kernels for it (sm_90a).
+    /// Whether the engine's kernels were measured on its family (sm_90a).
     pub has_kernels: bool,
 }
 

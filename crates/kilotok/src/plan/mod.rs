@@ -151,7 +151,7 @@ fn notes(request: &PlanRequest, card: &Card, source: &Source, has_drafter: bool)
     }
     if !card.has_kernels {
         notes.push(format!(
-            "{}: the engine's kernels are built for sm_90a alone, so there is no \"today\"",
+            "{}: the engine's kernels were measured on sm_90a alone, so there is no \"today\"",
             card.name
         ));
     }

@@ -44,6 +44,30 @@ pub fn probe(device: usize) -> Result<String> {
     Ok(format!("{} ({} SMs)", info.name, info.num_sms))
 }
 
+/// Compute capability of the GPUs that the engine has run on; for others its kernels are only compiled.
+const TESTED: (u32, u32) = (9, 0);
+
+/// Why nobody should be given this GPU who has not asked for it; `None` for one like those that the engine was tested
+/// on.
+///
+/// # Errors
+/// [`Error::NoGpu`] without such a GPU.
+pub fn untested(device: usize) -> Result<Option<String>> {
+    let context = Context::new(device).map_err(|error| errors::no_gpu(&error))?;
+    let info = context.device();
+    Ok(untested_reason(&info.name, info.capability))
+}
+
+fn untested_reason(name: &str, capability: (u32, u32)) -> Option<String> {
+    let (major, minor) = capability;
+    (capability != TESTED).then(|| {
+        format!(
+            "the kernels are compiled for {name} (compute capability {major}.{minor}) and have never run on one; \
+             `device=\"cuda\"` uses it, and `kilotok verify` checks it"
+        )
+    })
+}
+
 /// Bytes that `model` needs on the device, by purpose, for a grid of `blocks` blocks.
 ///
 /// # Errors

@@ -223,3 +223,12 @@ fn what_the_device_cannot_run_is_refused_by_name() {
     let formats = Formats { experts: Stored::Bf16, ..Formats::gpt_oss() };
     assert!(refusal(&hollow_model(shuffled, formats)).contains("[6, 1]"));
 }
+
+#[test]
+fn only_a_gpu_that_was_tested_is_taken_unasked() {
+    assert_eq!(super::untested_reason("NVIDIA H200", (9, 0)), None);
+    for capability in [(8, 0), (10, 0), (12, 0)] {
+        let reason = super::untested_reason("NVIDIA X", capability).unwrap();
+        assert!(reason.contains(&format!("NVIDIA X (compute capability {}.0)", capability.0)));
+    }
+}
