@@ -11,6 +11,7 @@ from tolerance import OTHER_EXPERT, check_choices, check_rows
 from kilotok import Engine, SamplingParams, _core
 from kilotok.errors import OutOfMemoryError
 from kilotok.loading import demo_checkpoint
+from kilotok.reference import Checkpoint
 
 MODES = ["graph", "persistent"]
 PROMPTS = [
@@ -282,3 +283,67 @@ def test_a_resident_kernel_that_parked_is_woken(engines):
     for pause in (0.15, 0.25, 0.5):
         time.sleep(pause)
         assert engines["persistent"].generate(PROMPTS[0], params).token_ids == want
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("speculation", ["off", 8])
+def test_a_prefix_that_is_found_changes_no_token(demo, mode, speculation):
+    """Shared beginnings, a conversation that goes on, another salt, and others in between."""
+    options = {"progress": False, "device": "cuda", "mode": mode, "max_batch": 4}
+    params = sampled(0, 0.0, 24)
+    common = "".join(PROMPTS) * 3
+    with (
+        Engine(demo, prefix_cache_mib=0, **options) as plain,
+        Engine(demo, **options) as cached,
+    ):
+        start = tokens_of(plain, common)[:200]
+        own = [tokens_of(plain, prompt) for prompt in PROMPTS]
+        prompts = [start + own[0], start + own[1], start[:100] + own[2], own[3] * 9, start + own[4]]
+        hits = []
+        for prompt in prompts * 2:
+            want = plain.generate(prompt, params, speculation=speculation)
+            got = cached.generate(prompt, params, speculation=speculation)
+            assert want.receipt.cached_tokens == 0
+            assert list(got.token_ids) == list(want.token_ids), hits
+            hits.append(got.receipt.cached_tokens)
+        assert hits[0] == 0, hits
+        assert min(hits[4:7]) >= 192, hits
+        turn = cached.generate(prompts[0], params, speculation=speculation)
+        again = prompts[0] + list(turn.token_ids) + own[5]
+        want, got = (e.generate(again, params, speculation=speculation) for e in (plain, cached))
+        assert list(got.token_ids) == list(want.token_ids)
+        assert got.receipt.cached_tokens >= len(prompts[0])
+        salted = cached.generate(prompts[0], params, speculation=speculation, cache_salt="other")
+        assert salted.receipt.cached_tokens == 0
+        assert list(salted.token_ids) == list(turn.token_ids)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_updated_weights_are_those_of_a_new_engine(demo, mode):
+    """Experts, a fused projection and the head, there and back; memory stays as it is."""
+    tensors = Checkpoint.open(demo).tensors
+    names = [name for name in tensors if "lm_head" in name or "layers.1." in name]
+    old = {name: (tensor.dtype, np.array(tensor.data)) for name, tensor in tensors.items()}
+    old = {name: old[name] for name in names}
+    new = {}
+    for name, (dtype, values) in old.items():
+        is_code = dtype == "U8" and not name.endswith("scale")
+        new[name] = (dtype, values ^ values.dtype.type(0x88)) if is_code else (dtype, values)
+    assert any(not np.array_equal(new[name][1], old[name][1]) for name in names)
+    options = {"progress": False, "mode": mode, "max_batch": 2}
+    params = sampled(0, 0.0, 32)
+    prompt = "".join(PROMPTS[:3])
+    with Engine(demo, device="cuda", **options) as engine, Engine(demo, device="cpu") as cpu:
+        before = list(engine.generate(prompt, params).token_ids)
+        memory = engine.memory()
+        engine.update_weights(new)
+        after = list(engine.generate(prompt, params).token_ids)
+        assert list(engine.generate(prompt, params, speculation="off").token_ids) == after
+        cpu.update_weights(new)
+        expected = list(cpu.generate(prompt, params).token_ids)
+        assert after != before
+        # Up to a near tie, as everywhere between the two.
+        assert after[:2] == expected[:2]
+        engine.update_weights(old)
+        assert list(engine.generate(prompt, params).token_ids) == before
+        assert engine.memory() == memory

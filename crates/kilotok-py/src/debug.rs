@@ -73,7 +73,7 @@ impl Place<'_> {
             }
         };
         let config = GpuConfig::new(mode, limits);
-        let mut executor = GpuExecutor::new(&model, &config, None).map_err(raised)?;
+        let mut executor = GpuExecutor::new(&Arc::new(model), &config, None).map_err(raised)?;
         executor.keep_taps(true);
         Ok(Runner::Gpu(Box::new(executor)))
     }

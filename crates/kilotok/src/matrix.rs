@@ -35,6 +35,11 @@ impl Bytes {
         &(*self.owner).as_ref()[self.range.clone()]
     }
 
+    /// Whether both are the same place in memory.
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        std::ptr::eq(self.as_slice(), other.as_slice())
+    }
+
     /// Number of bytes.
     pub fn len(&self) -> usize {
         self.range.len()

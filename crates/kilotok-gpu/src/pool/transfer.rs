@@ -56,6 +56,22 @@ impl MemoryPool<Arc<Context>> {
         driver.check("cuMemsetD8Async", filled)
     }
 
+    /// Copies bytes that do not overlap, in the order of `stream`.
+    ///
+    /// # Errors
+    /// [`GpuError::Shape`] outside of the pool, [`GpuError::Driver`].
+    pub fn copy(&self, stream: &Stream, from: u64, to: u64, bytes: usize) -> Result<(), GpuError> {
+        self.check(from, bytes)?;
+        self.check(to, bytes)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        let driver = self.card.bind()?;
+        // SAFETY: both lie in the pool's reservation, as checked.
+        let copied = unsafe { result::memcpy_dtod_async(to, from, bytes, stream.handle()) };
+        driver.check("cuMemcpyDtoDAsync", copied)
+    }
+
     /// Copies `values` to `address` and waits until they are there.
     ///
     /// # Errors

@@ -191,8 +191,7 @@ impl EngineBuilder {
     ///
     /// Prefixes stay in pages that no request needs ([`EngineBuilder::kv_positions`]); the bytes
     /// are for what pages do not hold: the newest positions of sliding-window layers and of the
-    /// drafter, saved at points where later requests can begin. Changes no token. A GPU saves none
-    /// yet, so it has no prefix cache.
+    /// drafter, saved at points where later requests can begin. Changes no token.
     pub fn prefix_cache(mut self, bytes: impl Into<Option<usize>>) -> Self {
         set(&mut self.prefix_cache, bytes);
         self
@@ -295,8 +294,8 @@ impl EngineBuilder {
         let (backend, description) = self.start_backend(&model, limits, progress)?;
         let info = ModelInfo { max_drafts: info.max_drafts.min(backend.max_drafts()), ..info };
         let mut engine = Engine::start(backend, info, self.config)?;
-        // A GPU has its own copy, and the host's is freed.
-        engine.model = (description.device == "cpu").then_some(model).into();
+        // Kept for updates; of what a GPU has a copy of, that is a map of files.
+        engine.model = Some(model).into();
         engine.backend = description;
         Ok(engine)
     }
@@ -355,10 +354,12 @@ impl EngineBuilder {
 
     fn start_gpu(
         &self,
-        model: &Model,
+        model: &Arc<Model>,
         limits: Limits,
         progress: Option<&mut dyn FnMut(Progress)>,
     ) -> Result<(Box<dyn Backend>, BackendInfo)> {
+        let bytes = gpu::snapshot_bytes(model, limits)?;
+        let limits = Limits { snapshots: self.snapshots(bytes, limits), ..limits };
         let mode = self.mode.resolve(gpu::untested(GPU)?.is_none());
         let config = GpuConfig { device: GPU, ..GpuConfig::new(mode, limits) };
         let executor = GpuExecutor::new(model, &config, progress)?;

@@ -126,6 +126,12 @@ struct StoredRow<'a> {
 }
 
 impl<'a> Packing<'a> {
+    /// Whether both pack the very same bytes.
+    pub(crate) fn shares_matrices_with(&self, other: &Self) -> bool {
+        let mut pairs = self.parts.iter().zip(&other.parts);
+        self.parts.len() == other.parts.len() && pairs.all(|(a, b)| a.data.is_same(&b.data))
+    }
+
     /// Rows of `parts`, one matrix after the other, in `order`.
     ///
     /// # Errors

@@ -56,6 +56,12 @@ impl Arena {
         address
     }
 
+    /// Rings so far: address and bytes, with their names.
+    pub(super) fn rings(&self) -> Vec<Region> {
+        let is_ring = |region: &&Region| region.component == Component::Rings;
+        self.regions.iter().filter(is_ring).cloned().collect()
+    }
+
     /// Bytes that each component needs, and all regions in order of address.
     pub(super) fn finish(mut self) -> ([u64; 5], Vec<Region>) {
         self.regions.sort_by_key(|region| region.address);

@@ -5,6 +5,25 @@ use kilotok_gpu::machine::Machine;
 use kilotok_gpu::mem::PinnedBuffer;
 use kilotok_kernels::abi::program as abi;
 
+use super::errors::running;
+use super::load::upload;
+use super::lower::Upload;
+
+/// Weights to be packed and written over others.
+#[derive(Debug)]
+pub struct NewWeights<'a>(pub(super) &'a [Upload<'a>]);
+
+/// A copy from one place on the device to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Transfer {
+    /// Address of the source.
+    pub from: u64,
+    /// Address of the target; they do not overlap.
+    pub to: u64,
+    /// How many bytes.
+    pub bytes: u64,
+}
+
 /// Runs commands on memory that the host reads and writes in between.
 pub trait Device: Send {
     /// Host memory for logits.
@@ -22,6 +41,12 @@ pub trait Device: Send {
     /// Whatever failed, now or before.
     fn run(&mut self, command: &abi::Command) -> Result<(), GpuError>;
 
+    /// Takes a resident kernel off the device: the next command finds no caches of an earlier one.
+    ///
+    /// # Errors
+    /// As [`Device::run`].
+    fn park(&mut self) -> Result<(), GpuError>;
+
     /// What the runs of the newest command did, round by round, is handed to `told`.
     fn rounds(&self, told: &mut dyn FnMut(abi::Round));
 
@@ -30,6 +55,18 @@ pub trait Device: Send {
     /// # Errors
     /// [`GpuError::Shape`] outside of the memory, [`GpuError::Driver`].
     fn write(&mut self, address: u64, words: &[u32]) -> Result<(), GpuError>;
+
+    /// Copies memory to memory; no command runs.
+    ///
+    /// # Errors
+    /// As [`Device::write`].
+    fn copy(&mut self, copies: &mut dyn Iterator<Item = Transfer>) -> Result<(), GpuError>;
+
+    /// Replaces weights; no command runs. After an error some may be replaced and others not.
+    ///
+    /// # Errors
+    /// As of loading a model.
+    fn load(&mut self, weights: NewWeights<'_>) -> crate::Result<()>;
 
     /// Reads floats; no command runs.
     ///
@@ -82,12 +119,31 @@ impl Device for Machine {
         Self::run(self, command)
     }
 
+    fn park(&mut self) -> Result<(), GpuError> {
+        Self::park(self)
+    }
+
     fn rounds(&self, told: &mut dyn FnMut(abi::Round)) {
         Self::rounds(self).for_each(told);
     }
 
     fn write(&mut self, address: u64, words: &[u32]) -> Result<(), GpuError> {
         self.pool().write(self.copies(), address, words)
+    }
+
+    /// A resident kernel fills the device, so that copies might wait for it: it is parked.
+    fn copy(&mut self, copies: &mut dyn Iterator<Item = Transfer>) -> Result<(), GpuError> {
+        Self::park(self)?;
+        for Transfer { from, to, bytes } in copies {
+            self.pool().copy(self.copies(), from, to, bytes as usize)?;
+        }
+        self.copies().synchronize()
+    }
+
+    fn load(&mut self, NewWeights(uploads): NewWeights<'_>) -> crate::Result<()> {
+        Self::park(self).map_err(|error| running(&error))?;
+        upload(uploads, self.pool(), self.copies(), None)?;
+        self.copies().synchronize().map_err(|error| running(&error))
     }
 
     fn read(&self, address: u64, values: &mut [f32]) -> Result<(), GpuError> {

@@ -6,7 +6,20 @@ use crate::error::Error;
 
 /// Before anything runs: there is no GPU to use.
 pub(super) fn no_gpu(error: &GpuError) -> Error {
-    Error::NoGpu { reason: error.to_string() }
+    let mut reason = error.to_string();
+    if is_lost(error) {
+        reason = format!(
+            "a kernel that failed before in this process took its CUDA context along, and the driver \
+             gives no other one: restart the process ({reason})"
+        );
+    }
+    Error::NoGpu { reason }
+}
+
+/// Whether the error is of those that stay with a context from a failed kernel on: the driver's
+/// 700 (illegal address) to 721, as far as they come from kernels.
+fn is_lost(error: &GpuError) -> bool {
+    matches!(error, GpuError::Driver { code: 700 | 702 | 709 | 710 | 714..=721, .. })
 }
 
 /// While a model is brought to the device.
@@ -55,4 +68,22 @@ pub(super) fn tracing(error: &GpuError) -> Error {
 /// While rounds are made: nothing that the device says after that is to be believed.
 pub(super) fn running(error: &GpuError) -> Error {
     Error::EngineDead { reason: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_context_is_told_from_a_missing_gpu() {
+        let error = |code| GpuError::Driver {
+            call: "cuStreamCreate",
+            code,
+            name: "NAME".into(),
+            detail: "detail".into(),
+        };
+        assert!(loading(error(700)).to_string().contains("restart the process"));
+        assert!(loading(error(719)).to_string().contains("cuStreamCreate"));
+        assert!(!loading(error(100)).to_string().contains("restart"));
+    }
 }

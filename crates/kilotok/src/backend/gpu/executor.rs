@@ -2,8 +2,11 @@
 
 mod ceiling;
 mod decode;
+mod fault;
+mod update;
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use kilotok_gpu::GpuError;
@@ -11,14 +14,15 @@ use kilotok_gpu::machine::{Machine, Mode};
 use kilotok_kernels::abi::program as abi;
 
 use self::ceiling::Ceiling;
-use super::device::Device;
+use self::fault::Fault;
+use super::device::{Device, Transfer};
 use super::errors::{loading, running, tracing};
 use super::load;
-use super::lower::{Buffers, Lowered, Rows, Stretch, Stretches};
+use super::lower::{Buffers, Lowered, Rows, SavedRing, Stretch, Stretches};
 use super::trace::{OpList, Trace};
 use crate::backend::cpu::check;
 use crate::backend::{
-    DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot, Table,
+    DecodeRun, DecodedRound, DraftBlock, Executor, Limits, Page, Row, Slot, Snapshot, Table,
 };
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -42,6 +46,10 @@ pub struct GpuConfig {
 #[derive(Debug)]
 pub struct GpuExecutor<D: Device = Machine> {
     machine: D,
+    /// What is on the device.
+    model: Arc<Model>,
+    /// Blocks of the grid, and where components start.
+    place: (u32, [u64; 5]),
     limits: Limits,
     stretches: Stretches,
     buffers: Buffers,
@@ -69,6 +77,7 @@ pub struct GpuExecutor<D: Device = Machine> {
     /// Taps of the last `verify`, where they are kept.
     taps: Option<Vec<f32>>,
     failure: Option<Error>,
+    fault: Option<Fault>,
 }
 
 impl GpuExecutor {
@@ -79,7 +88,7 @@ impl GpuExecutor {
     /// bytes per purpose where the model does not fit; [`Error::ModelFormat`] naming the tensor that
     /// the device cannot run.
     pub fn new(
-        model: &Model,
+        model: &Arc<Model>,
         config: &GpuConfig,
         progress: Option<&mut dyn FnMut(Progress)>,
     ) -> Result<Self> {
@@ -92,8 +101,9 @@ impl GpuExecutor {
         let usage = machine.pool().usage();
         let memory = load::PURPOSES.into_iter().zip(usage.map(|(_, bytes)| bytes as usize));
         let device = machine.pool().context().device().name.clone();
+        let fault = Fault::from_environment(&lowered)?;
         let made = Self::with_device(model, limits, lowered, machine, memory.collect(), rate);
-        Ok(Self { device, ..made.map_err(loading)? })
+        Ok(Self { device, fault, ..made.map_err(loading)? })
     }
 
     /// How ops are run.
@@ -119,7 +129,7 @@ impl<D: Device> GpuExecutor<D> {
     /// An executor over a device that has everything of `lowered` in its memory, which delivers
     /// `rate` bytes per second.
     pub(super) fn with_device(
-        model: &Model,
+        model: &Arc<Model>,
         limits: Limits,
         lowered: Lowered<'_>,
         machine: D,
@@ -136,6 +146,8 @@ impl<D: Device> GpuExecutor<D> {
             device: String::new(),
             memory,
             limits,
+            model: Arc::clone(model),
+            place: (lowered.blocks, lowered.bases),
             stretches: lowered.stretches,
             buffers: lowered.buffers,
             pass_rows: lowered.pass_rows,
@@ -149,6 +161,7 @@ impl<D: Device> GpuExecutor<D> {
             choices: vec![abi::Choice::default(); choices],
             taps: None,
             failure: None,
+            fault: None,
         })
     }
 
@@ -202,6 +215,27 @@ impl<D: Device> GpuExecutor<D> {
         pass
     }
 
+    /// Copies every ring of a slot from one address to another.
+    fn copy_rings(&mut self, places: impl Fn(&SavedRing) -> (u64, u64)) {
+        let rings = std::mem::take(&mut self.buffers.saved);
+        if !rings.is_empty() {
+            let mut copies = rings.iter().map(|ring| {
+                let (from, to) = places(ring);
+                Transfer { from, to, bytes: ring.bytes }
+            });
+            self.attempt(|this| this.machine.copy(&mut copies));
+        }
+        self.buffers.saved = rings;
+    }
+
+    /// Runs a command.
+    fn run(&mut self, command: &abi::Command) -> Result<(), GpuError> {
+        if let Some(fault) = &mut self.fault {
+            fault.before_command(&mut self.machine)?;
+        }
+        self.machine.run(command)
+    }
+
     /// One pass of the target; the rows start at `first` of the verified ones.
     fn verify_pass(&mut self, first: usize, count: usize, commits: bool) -> Result<(), GpuError> {
         let rows = &self.rows[first..first + count];
@@ -213,8 +247,9 @@ impl<D: Device> GpuExecutor<D> {
         let skip = if wants_logits { 0 } else { abi::FLAG_LOGITS };
         let command = abi::Command { pass: Self::pass(rows), ..Self::command(stretch, skip) };
         let started = Instant::now();
-        self.machine.run(&command)?;
+        self.run(&command)?;
         self.ceiling.observe(self.ceiling.pass, started.elapsed());
+        let rows = &self.rows[first..first + count];
         let Rows { address, stride } = self.buffers.logits;
         let stride = stride as usize;
         let mut row = 0;
@@ -241,7 +276,7 @@ impl<D: Device> GpuExecutor<D> {
     /// Makes the rows of the newest pass drafter context.
     fn commit_pass(&mut self) -> Result<(), GpuError> {
         let command = Self::command(self.stretches.context.clone(), 0);
-        self.machine.run(&abi::Command { pass: Self::pass(&self.rows), ..command })
+        self.run(&abi::Command { pass: Self::pass(&self.rows), ..command })
     }
 
     fn draft_block(&mut self, block: &DraftBlock, out: &mut Vec<u32>) -> Result<(), GpuError> {
@@ -257,7 +292,7 @@ impl<D: Device> GpuExecutor<D> {
             *place = row(i as u32);
         }
         let command = Self::command(self.stretches.draft.clone(), 0);
-        self.machine.run(&abi::Command { pass: Self::pass(&rows[..count]), ..command })?;
+        self.run(&abi::Command { pass: Self::pass(&rows[..count]), ..command })?;
         self.machine.read_choices(self.buffers.draft_best, &mut self.choices)?;
         out.extend((1..count).map(|row| best(self.choices.iter().skip(row).step_by(abi::ROWS))));
         Ok(())
@@ -299,6 +334,26 @@ impl<D: Device> Executor for GpuExecutor<D> {
         let pages = &pages[..pages.len().min(most)];
         let at = self.buffers.page_table + u64::from(slot) * most as u64 * 4;
         self.attempt(|this| this.machine.write(at, pages));
+    }
+
+    fn set_model(&mut self, model: Arc<Model>) -> Result<()> {
+        self.replace(model)
+    }
+
+    /// Whole rings: what in them lies outside of the window of `positions` is not visible before it
+    /// is written again.
+    fn save_state(&mut self, slot: Slot, _positions: usize, snapshot: Snapshot) {
+        self.copy_rings(|ring| {
+            let (from, to) = (u64::from(slot) * ring.bytes, u64::from(snapshot) * ring.bytes);
+            (ring.ring + from, ring.saved + to)
+        });
+    }
+
+    fn restore_state(&mut self, slot: Slot, _positions: usize, snapshot: Snapshot) {
+        self.copy_rings(|ring| {
+            let (from, to) = (u64::from(snapshot) * ring.bytes, u64::from(slot) * ring.bytes);
+            (ring.saved + from, ring.ring + to)
+        });
     }
 
     fn verify(&mut self, rows: &[Row]) {

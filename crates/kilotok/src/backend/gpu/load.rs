@@ -110,7 +110,7 @@ fn debug() -> Result<Debug> {
     Ok(debug)
 }
 
-fn upload(
+pub(super) fn upload(
     uploads: &[Upload<'_>],
     pool: &MemoryPool<Arc<Context>>,
     stream: &Stream,

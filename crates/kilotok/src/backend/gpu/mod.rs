@@ -81,6 +81,18 @@ pub fn memory_needed(
     Ok(load::PURPOSES.into_iter().zip(lowered.sizes).collect())
 }
 
+/// Bytes of one saved state of a sequence ([`Limits::snapshots`]): its rings; 0 where pages hold
+/// everything.
+///
+/// # Errors
+/// [`Error::ModelFormat`] where the device cannot run the model.
+pub fn snapshot_bytes(model: &Model, limits: Limits) -> Result<usize> {
+    let limits = Limits { snapshots: 1, ..limits };
+    // Blocks have no rings.
+    let lowered = lower::lower(model, limits, 1, arena::IMAGINED)?;
+    Ok(lowered.buffers.saved.iter().map(|ring| ring.bytes as usize).sum())
+}
+
 impl GpuConfig {
     /// The first GPU, with most of its free memory.
     pub fn new(mode: Mode, limits: Limits) -> Self {

@@ -14,7 +14,9 @@ use crate::model::Model;
 use crate::testing::{Formats, Stored, hollow_model};
 use crate::weights;
 
+mod prefixes;
 mod records;
+mod updates;
 
 const LIMITS: Limits = Limits {
     max_rows: 64,
@@ -28,6 +30,11 @@ const BLOCKS: u32 = 132;
 
 fn lowered(model: &Model) -> Lowered<'_> {
     lower(model, LIMITS, BLOCKS, IMAGINED).unwrap()
+}
+
+/// The demo, lowered.
+pub(super) fn demo_lowered(look: impl FnOnce(&Lowered<'_>)) {
+    look(&lowered(&demo()));
 }
 
 fn demo() -> Model {
@@ -48,6 +55,9 @@ fn kinds(lowered: &Lowered, range: std::ops::Range<u32>) -> Vec<u32> {
 #[test]
 fn the_demo_and_every_preset_are_sound() {
     validate(&lowered(&demo())).unwrap();
+    let model = demo();
+    let with_saved = Limits { snapshots: 5, ..LIMITS };
+    validate(&lower(&model, with_saved, BLOCKS, IMAGINED).unwrap()).unwrap();
     for preset_ in presets::ALL {
         let model = preset(preset_.name);
         let lowered = lowered(&model);

@@ -21,7 +21,7 @@ use kilotok_kernels::abi::Shared;
 use kilotok_kernels::abi::program as abi;
 
 use super::arena::IMAGINED;
-use super::device::Device;
+use super::device::{Device, NewWeights, Transfer};
 use super::load::fill;
 use super::lower::{Lowered, Upload};
 use crate::numeric::bf16;
@@ -230,12 +230,34 @@ impl Device for Vm {
         Ok(())
     }
 
+    fn park(&mut self) -> Result<(), GpuError> {
+        Ok(())
+    }
+
     fn rounds(&self, told: &mut dyn FnMut(abi::Round)) {
         self.told.iter().copied().for_each(told);
     }
 
     fn write(&mut self, address: u64, words: &[u32]) -> Result<(), GpuError> {
         self.put(address, words);
+        Ok(())
+    }
+
+    fn copy(&mut self, copies: &mut dyn Iterator<Item = Transfer>) -> Result<(), GpuError> {
+        for Transfer { from, to, bytes } in copies {
+            let held = self.bytes(from, bytes as usize).to_vec();
+            Self::load(self, to, &held);
+        }
+        Ok(())
+    }
+
+    fn load(&mut self, NewWeights(uploads): NewWeights<'_>) -> crate::Result<()> {
+        for Upload { address, content } in uploads {
+            let mut piece = vec![0; content.bytes() as usize];
+            fill(content, 0, &mut piece, 1)?;
+            Self::load(self, *address, &piece);
+        }
+        self.matrices.lock().unwrap().clear();
         Ok(())
     }
 

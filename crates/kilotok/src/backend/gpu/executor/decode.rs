@@ -64,7 +64,7 @@ impl<D: Device> GpuExecutor<D> {
             };
         }
         let (started, before) = (Instant::now(), out.len());
-        self.machine.run(&command)?;
+        self.run(&command)?;
         let took = started.elapsed();
         self.machine.rounds(&mut |round| {
             out.push(DecodedRound {

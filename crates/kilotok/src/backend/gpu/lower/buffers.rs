@@ -3,6 +3,7 @@
 use kilotok_gpu::pool::Component;
 use kilotok_kernels::abi::program as abi;
 
+use super::super::arena::{Arena, Region};
 use super::draft::ContextRing;
 use super::place::Placer;
 use crate::backend::Limits;
@@ -24,6 +25,17 @@ pub(in crate::backend::gpu) struct Rows {
 pub(super) struct Rotation {
     pub(super) spec: RopeSpec,
     pub(super) op: abi::Rope,
+}
+
+/// A ring, and where it is saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::backend::gpu) struct SavedRing {
+    /// `[slots][bytes]`
+    pub(in crate::backend::gpu) ring: u64,
+    /// `[snapshots][bytes]`
+    pub(in crate::backend::gpu) saved: u64,
+    /// Of one slot.
+    pub(in crate::backend::gpu) bytes: u64,
 }
 
 /// Addresses that several ops share.
@@ -62,6 +74,8 @@ pub(in crate::backend::gpu) struct Buffers {
     pub(super) embedding: u64,
     pub(super) head: abi::Matrix,
     pub(super) context_rings: Vec<ContextRing>,
+    /// Empty where nothing is ever saved.
+    pub(in crate::backend::gpu) saved: Vec<SavedRing>,
     /// One [`abi::Routes`]; 0 until a layer needs it.
     routes: u64,
     block: u64,
@@ -221,6 +235,19 @@ impl Buffers {
         let address = place.arena.take(Component::Exchange, name, bytes as u64, false);
         self.partial_results.push((bytes, address));
         address
+    }
+
+    /// Room for saved rings of all layers, once all rings are there.
+    pub(super) fn save_rings(&mut self, arena: &mut Arena, limits: Limits) {
+        if limits.snapshots == 0 {
+            return;
+        }
+        for Region { name, address, bytes, .. } in arena.rings() {
+            let bytes = bytes / limits.slots as u64;
+            let all = bytes * limits.snapshots as u64;
+            let saved = arena.take(Component::Rings, format!("saved {name}"), all, true);
+            self.saved.push(SavedRing { ring: address, saved, bytes });
+        }
     }
 
     /// The rotations of a target layer.

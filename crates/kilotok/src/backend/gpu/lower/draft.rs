@@ -3,8 +3,8 @@
 use kilotok_gpu::pool::Component;
 use kilotok_kernels::abi::program as abi;
 
-use super::Lowering;
 use super::target::{RING_TILE, check_dims, max_chunks};
+use super::{Lowering, rows_behind};
 use crate::backend::ring_len;
 use crate::error::Result;
 use crate::model::{DraftLayerWeights, DrafterWeights};
@@ -36,7 +36,7 @@ impl<'m> Lowering<'m> {
         let positions = match spec.windows[i] {
             None => limits.max_positions + abi::ROWS,
             // Rows that are rejected later are context for a moment.
-            Some(window) => ring_len(window, 2 * abi::ROWS),
+            Some(window) => ring_len(window, 2 * abi::ROWS + rows_behind(limits)),
         };
         let positions = positions.next_multiple_of(RING_TILE);
         let elements = (limits.slots * positions) as u64 * (spec.kv_heads * spec.head_dim) as u64;

@@ -20,7 +20,7 @@ use crate::backend::Limits;
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::spec::MlpSpec;
-pub(super) use buffers::{Buffers, Rows};
+pub(super) use buffers::{Buffers, Rows, SavedRing};
 use place::Placer;
 pub(super) use place::{Content, Upload};
 
@@ -60,6 +60,8 @@ pub(super) struct Lowered<'m> {
     pub(super) block_rows: usize,
     /// Blocks of the grid.
     pub(super) blocks: u32,
+    /// Where components start.
+    pub(super) bases: [u64; 5],
 }
 
 impl Lowered<'_> {
@@ -92,6 +94,12 @@ fn streamed_bytes(op: &abi::Op) -> f64 {
         _ => return 0.0,
     };
     matrix.expert_bytes as f64 * f64::from(times)
+}
+
+/// Rows that may have been written behind a point that is saved: those of a host's round and of the
+/// page that the point ends, and the rejected ones of a pass.
+pub(super) fn rows_behind(limits: Limits) -> usize {
+    if limits.snapshots == 0 { 0 } else { limits.max_rows + limits.page_size }
 }
 
 /// What lowering builds up.
@@ -156,6 +164,7 @@ pub(super) fn lower(
     let Lowering { mut place, mut buffers, ops, .. } = this;
     let bytes = (ops.len() * abi::OP_BYTES) as u64;
     buffers.ops = place.arena.take(Component::Mailboxes, "ops", bytes, true);
+    buffers.save_rings(&mut place.arena, limits);
     let (uploads, arena) = place.finish();
     let (sizes, regions) = arena.finish();
     let stretches = Stretches { target, context, draft, round, plain_round };
@@ -171,5 +180,6 @@ pub(super) fn lower(
         pass_rows: rows,
         block_rows,
         blocks,
+        bases,
     })
 }

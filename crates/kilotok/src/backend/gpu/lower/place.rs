@@ -46,6 +46,20 @@ impl Content<'_> {
         }
     }
 
+    /// Whether both are the very same bytes in memory.
+    pub(in crate::backend::gpu) fn is_shared_with(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Steps(a), Self::Steps(b)) => a.shares_matrices_with(b),
+            (Self::Rows(_, a), Self::Rows(_, b)) => a.data.is_same(&b.data),
+            (Self::Bias(_, a), Self::Bias(_, b)) => {
+                a.len() == b.len() && a.iter().zip(b).all(|(a, b)| std::ptr::eq(*a, *b))
+            }
+            (Self::Floats(a), Self::Floats(b)) => std::ptr::eq(*a, *b),
+            (Self::Doubles(a), Self::Doubles(b)) => a == b,
+            _ => false,
+        }
+    }
+
     /// Bytes that are copied.
     pub(in crate::backend::gpu) fn bytes(&self) -> u64 {
         let bytes = match self {

@@ -3,9 +3,9 @@
 use kilotok_gpu::pool::Component;
 use kilotok_kernels::abi::program as abi;
 
-use super::Lowering;
 use super::buffers::Rows;
 use super::place::head_order;
+use super::{Lowering, rows_behind};
 use crate::backend::ring_len;
 use crate::error::{Error, Result};
 use crate::matrix::Format;
@@ -193,7 +193,8 @@ impl<'m> Lowering<'m> {
         let (component, blocks, positions) = match spec.window {
             None => (Component::Kv, limits.pages, limits.page_size),
             Some(window) => {
-                let len = ring_len(window, abi::ROWS).next_multiple_of(RING_TILE);
+                let rows = abi::ROWS + rows_behind(limits);
+                let len = ring_len(window, rows).next_multiple_of(RING_TILE);
                 (Component::Rings, limits.slots, len)
             }
         };

@@ -14,7 +14,7 @@ use crate::backend::{
 use crate::model::Model;
 use crate::sample::{SamplingParams, argmax};
 
-const LIMITS: Limits =
+pub(super) const LIMITS: Limits =
     Limits { max_rows: 24, slots: 3, pages: 40, page_size: 16, max_positions: 160, snapshots: 0 };
 
 /// Bytes per second that the memory is said to deliver; the host's are never as many.
@@ -28,10 +28,21 @@ const LIMIT: f32 = 3e-2;
 const OTHER_EXPERT: f32 = 0.25;
 
 fn on_records(model: &Model) -> GpuExecutor<Vm> {
-    let lowered = lower(model, LIMITS, 5, IMAGINED).unwrap();
+    with_limits(model, LIMITS)
+}
+
+pub(super) fn with_limits(model: &Model, limits: Limits) -> GpuExecutor<Vm> {
+    let lowered = lower(model, limits, 5, IMAGINED).unwrap();
     let vm = Vm::new(&lowered);
-    let mut executor =
-        GpuExecutor::with_device(model, LIMITS, lowered, vm, Vec::new(), Some(RATE)).unwrap();
+    let mut executor = GpuExecutor::with_device(
+        &Arc::new(model.clone()),
+        limits,
+        lowered,
+        vm,
+        Vec::new(),
+        Some(RATE),
+    )
+    .unwrap();
     executor.keep_taps(true);
     executor
 }
@@ -65,7 +76,7 @@ impl Comparison {
 }
 
 /// Tokens of no meaning.
-fn tokens(count: usize, seed: u32) -> Vec<u32> {
+pub(super) fn tokens(count: usize, seed: u32) -> Vec<u32> {
     (0..count as u32).map(|i| (i * 37 + i * i * 11 + seed * 101) % 157).collect()
 }
 
@@ -148,7 +159,7 @@ fn a_model_like_gpt_oss_is_computed_as_on_the_cpu() {
 }
 
 /// Tokens of one request, decoded in runs of `rounds` rounds with `drafts` drafts.
-fn decode(
+pub(super) fn decode(
     backend: &mut dyn Backend,
     (prompt, params): (&[u32], &SamplingParams),
     (drafts, rounds, chunk): (usize, u32, usize),
