@@ -18,8 +18,23 @@ __device__ __forceinline__ uint32_t ordered(float value) {
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }
 
-// The largest of a lane's keys and its place; the lower place on ties. By halving, because every
-// rank waits for it.
+// The largest of the first LEFT keys and their places comes first.
+template <uint32_t LEFT, uint32_t COUNT>
+__device__ __forceinline__ void halve(uint32_t (&best)[COUNT], uint32_t (&at)[COUNT]) {
+#pragma unroll
+  for (uint32_t i = 0; i < LEFT / 2; ++i) {
+    const bool is_right = best[2 * i + 1] > best[2 * i];
+    best[i] = is_right ? best[2 * i + 1] : best[2 * i];
+    at[i] = is_right ? at[2 * i + 1] : at[2 * i];
+  }
+  if constexpr (LEFT % 2 != 0) {
+    best[LEFT / 2] = best[LEFT - 1];
+    at[LEFT / 2] = at[LEFT - 1];
+  }
+  if constexpr (LEFT > 2) halve<(LEFT + 1) / 2>(best, at);
+}
+
+// The largest of a lane's keys and its place; the lower place on ties.
 template <uint32_t COUNT>
 __device__ __forceinline__ uint2 largest(const uint32_t (&key)[COUNT]) {
   uint32_t best[COUNT], at[COUNT];
@@ -28,29 +43,20 @@ __device__ __forceinline__ uint2 largest(const uint32_t (&key)[COUNT]) {
     best[i] = key[i];
     at[i] = i;
   }
-#pragma unroll
-  for (uint32_t width = COUNT / 2; width > 0; width /= 2) {
-#pragma unroll
-    for (uint32_t i = 0; i < COUNT / 2; ++i) {
-      if (i >= width) break;
-      const bool is_right = best[2 * i + 1] > best[2 * i];
-      best[i] = is_right ? best[2 * i + 1] : best[2 * i];
-      at[i] = is_right ? at[2 * i + 1] : at[2 * i];
-    }
-  }
+  if constexpr (COUNT > 1) halve<COUNT>(best, at);
   return {best[0], at[0]};
 }
 
+// `weights`: shared memory, one float per expert.
+template <uint32_t PER_LANE>
 __device__ __forceinline__ void select_row(const KilotokMoeUp& args, uint32_t row, uint32_t lane,
-                                           KilotokRoutes& routes) {
-  constexpr uint32_t PER_LANE = MAX_EXPERTS / 32;
+                                           float* weights, KilotokRoutes& routes) {
   const float* logits = reinterpret_cast<const float*>(args.logits) + row * args.experts;
   const float* bias = reinterpret_cast<const float*>(args.router_bias);
   const bool is_softmax = args.router == KILOTOK_ROUTER_SOFTMAX;
   uint32_t key[PER_LANE];
-  float weight[PER_LANE];
+  float weight[PER_LANE], biased[PER_LANE];
   // All loads before the first use.
-  float biased[PER_LANE];
 #pragma unroll
   for (uint32_t i = 0; i < PER_LANE; ++i) {
     const uint32_t expert = min(lane + 32 * i, args.experts - 1);
@@ -61,32 +67,30 @@ __device__ __forceinline__ void select_row(const KilotokMoeUp& args, uint32_t ro
   for (uint32_t i = 0; i < PER_LANE; ++i) {
     if (!is_softmax) weight[i] = 1.0f / (1.0f + expf(-weight[i]));
     biased[i] += weight[i];
-    if (is_softmax) weight[i] = biased[i];
+    weights[lane + 32 * i] = is_softmax ? biased[i] : weight[i];
     // 0 is taken by what is no candidate.
     key[i] = lane + 32 * i < args.experts ? max(1u, ordered(biased[i])) : 0;
   }
-  float mine = 0.0f, sum = 0.0f, first = 0.0f;  // mine: lane r has the weight of rank r
-  uint32_t chosen = 0;
+  uint32_t chosen = 0;  // lane r: of rank r
+  uint2 best = largest(key);
+#pragma unroll 1
   for (uint32_t rank = 0; rank < args.top_k; ++rank) {
-    const uint2 best = largest(key);
     const uint32_t most = __reduce_max_sync(0xFFFFFFFFu, best.x);
-    const uint32_t expert =
-        __reduce_min_sync(0xFFFFFFFFu, best.x == most ? lane + 32 * best.y : 0xFFFFFFFFu);
-    float value = 0.0f;
+    const uint32_t own = best.x == most ? lane + 32 * best.y : 0xFFFFFFFFu;
+    const uint32_t expert = __reduce_min_sync(0xFFFFFFFFu, own);
+    if (lane == rank) chosen = expert;
+    if (own == expert) {
 #pragma unroll
-    for (uint32_t i = 0; i < PER_LANE; ++i) {
-      const bool is_it = lane + 32 * i == expert;
-      value = is_it ? weight[i] : value;
-      key[i] = is_it ? 0 : key[i];
+      for (uint32_t i = 0; i < PER_LANE; ++i) key[i] = i == best.y ? 0 : key[i];
+      best = largest(key);
     }
-    value = __shfl_sync(0xFFFFFFFFu, value, expert % 32);
-    if (rank == 0) first = value;
-    if (is_softmax) value = expf(value - first);
-    sum += value;  // in order of rank
-    if (lane == rank) {
-      mine = value;
-      chosen = expert;
-    }
+  }
+  __syncwarp();
+  float mine = weights[chosen];
+  if (is_softmax) mine = expf(mine - __shfl_sync(0xFFFFFFFFu, mine, 0));
+  float sum = 0.0f;
+  for (uint32_t rank = 0; rank < args.top_k; ++rank) {
+    sum += __shfl_sync(0xFFFFFFFFu, mine, rank);
   }
   if (is_softmax) {
     mine /= sum;
@@ -156,7 +160,19 @@ __device__ __forceinline__ void publish_experts(Shared& shared, const Block& blo
 __device__ __forceinline__ void select_experts(const KilotokMoeUp& args, const Block& block,
                                                Shared& shared) {
   const uint32_t rows = block.pass->rows, pairs = rows * args.top_k;
-  if (block.warp < rows) select_row(args, block.warp, block.lane, shared.routes);
+  if (block.warp < rows) {
+    float* weights = reinterpret_cast<float*>(block.scratch) + block.warp * MAX_EXPERTS;
+    static_assert(KILOTOK_ROWS * MAX_EXPERTS * sizeof(float) <= SCRATCH_BYTES);
+    if (args.experts <= 32) {
+      select_row<1>(args, block.warp, block.lane, weights, shared.routes);
+    } else if (args.experts <= 128) {
+      select_row<4>(args, block.warp, block.lane, weights, shared.routes);
+    } else if (args.experts <= 384) {
+      select_row<12>(args, block.warp, block.lane, weights, shared.routes);
+    } else {
+      select_row<MAX_EXPERTS / 32>(args, block.warp, block.lane, weights, shared.routes);
+    }
+  }
   sync_math();
   group_pairs(shared, pairs, args.top_k, block);
   __syncwarp();

@@ -38,33 +38,46 @@ __device__ __noinline__ void give_up(KilotokMailbox* mailbox, uint32_t block, ui
   __trap();
 }
 
-// One counter that only grows; all blocks are resident. Results that stand in device memory when a
-// block arrives can be read (through L2) by every block that has passed. By all math threads.
-// `is_patient`: the others may take as long as they like.
-__device__ __forceinline__ void pass_barrier(const KilotokMachine& machine, const Block& block,
-                                             Shared& shared, bool is_patient) {
-  sync_math();
-  if (block.thread == 0) {
-    uint32_t* word = reinterpret_cast<uint32_t*>(machine.barrier);
-    const uint32_t arrivals = shared.arrivals + machine.num_blocks;
-    shared.arrivals = arrivals;
-    add_release(word, 1);
-    uint64_t deadline = 0;
-    for (uint32_t tries = 1;; ++tries) {
-      const uint32_t seen = load_acquire(word);
-      if (static_cast<int32_t>(seen - arrivals) >= 0) break;
-      if (is_patient) {
-        __nanosleep(40);
-      } else if (tries % 4096 == 0) {
-        const uint64_t now = now_ns();
-        if (deadline == 0) deadline = now + PATIENCE_NS;
-        if (now > deadline) {
-          give_up(reinterpret_cast<KilotokMailbox*>(machine.mailbox), block.index, shared.at, seen,
-                  arrivals);
-        }
+// The grid barrier is one counter that only grows; all blocks are resident. Results that stand in
+// device memory when a block arrives can be read (through L2) by every block that has passed.
+
+// By thread 0, when all threads of the block are through.
+__device__ __forceinline__ void arrive(const KilotokMachine& machine, const Block& block,
+                                       Shared& shared) {
+  if (block.thread != 0) return;
+  shared.arrivals += machine.num_blocks;
+  add_release(reinterpret_cast<uint32_t*>(machine.barrier), 1);
+}
+
+// By thread 0; the others wait for it. `is_patient`: the others may take as long as they like.
+__device__ __forceinline__ void wait_for_all(const KilotokMachine& machine, const Block& block,
+                                             const Shared& shared, bool is_patient) {
+  if (block.thread != 0) return;
+  const uint32_t* word = reinterpret_cast<const uint32_t*>(machine.barrier);
+  const uint32_t arrivals = shared.arrivals;
+  uint64_t deadline = 0;
+  for (uint32_t tries = 1;; ++tries) {
+    const uint32_t seen = load_acquire(word);
+    if (static_cast<int32_t>(seen - arrivals) >= 0) break;
+    if (is_patient) {
+      __nanosleep(40);
+    } else if (tries % 4096 == 0) {
+      const uint64_t now = now_ns();
+      if (deadline == 0) deadline = now + PATIENCE_NS;
+      if (now > deadline) {
+        give_up(reinterpret_cast<KilotokMailbox*>(machine.mailbox), block.index, shared.at, seen,
+                arrivals);
       }
     }
   }
+}
+
+// All blocks, by all math threads.
+__device__ __forceinline__ void pass_barrier(const KilotokMachine& machine, const Block& block,
+                                             Shared& shared, bool is_patient) {
+  sync_math();
+  arrive(machine, block, shared);
+  wait_for_all(machine, block, shared, is_patient);
   sync_math();
 }
 

@@ -102,15 +102,24 @@ __device__ __forceinline__ Block block_of(const KilotokMachine& machine, Shared&
           thread % 32, shared.scratch,     &shared.pass};
 }
 
-// One word of an op record; records never change while a kernel runs.
-__device__ __forceinline__ uint32_t op_word(const KilotokMachine& machine, uint32_t op) {
-  if (threadIdx.x >= sizeof(KilotokOp) / 4) return 0;
-  return __ldg(reinterpret_cast<const uint32_t*>(ops_of(machine) + op) + threadIdx.x);
-}
-
-__device__ __forceinline__ void set_op(Shared& shared, uint32_t word) {
-  if (threadIdx.x < sizeof(KilotokOp) / 4) {
-    reinterpret_cast<uint32_t*>(&shared.op)[threadIdx.x] = word;
+// Brings an op into shared memory and, unless it is skipped, begins what needs no other block's
+// results, by one warp while the others wait.
+inline constexpr uint32_t LOADING_WARP = 2;
+__device__ __forceinline__ void load_op(const KilotokMachine& machine, uint32_t op, uint32_t skip,
+                                        const Block& block, Shared& shared) {
+  if (block.warp != LOADING_WARP) return;
+  static_assert(sizeof(KilotokOp) % 128 == 0);
+#pragma unroll
+  for (uint32_t i = 0; i < sizeof(KilotokOp) / 128; ++i) {
+    const uint32_t word = block.lane + 32 * i;
+    reinterpret_cast<uint32_t*>(&shared.op)[word] =
+        __ldg(reinterpret_cast<const uint32_t*>(ops_of(machine) + op) + word);
+  }
+  __syncwarp();
+  if (block.lane != 0 || (shared.op.flags & skip) != 0) return;
+  ++shared.serial;
+  if (shared.op.kind == KILOTOK_OP_ROUTER) {
+    ops::stage_router(payload<KilotokRouter>(shared), block.index, block.count, shared);
   }
 }
 
@@ -126,12 +135,12 @@ struct Math {
   Shared& shared;
 
   // Makes the first op from `op` on that is not skipped the next one.
-  __device__ __forceinline__ void seek(uint32_t op) const {
+  __device__ __forceinline__ void seek(uint32_t op, const Block& block) const {
     const uint32_t end = shared.end_op, skip = shared.skip;
     while (op < end && (__ldg(&ops_of(machine)[op].flags) & skip) != 0) ++op;
     sync_math();
-    if (op < end) set_op(shared, op_word(machine, op));
-    if (threadIdx.x == 0) shared.at = op;
+    if (op < end) load_op(machine, op, skip, block, shared);
+    if (block.thread == 0) shared.at = op;
     sync_math();
   }
 
@@ -146,11 +155,10 @@ struct Math {
 
   // The ops of a command once.
   __device__ __forceinline__ void round() {
-    seek(shared.first_op);
+    seek(shared.first_op, block_of(machine, shared));
     load_pass(machine, shared, block_of(machine, shared));
     while (shared.at < shared.end_op) {
       prefetch_op(min(shared.at + 1, shared.end_op - 1));
-      if (threadIdx.x == 0) ++shared.serial;
       trace::enter(machine, shared);
       {
         Shared& own =
@@ -160,14 +168,17 @@ struct Math {
       const Block block = block_of(machine, shared);
       const uint32_t flags = shared.op.flags;
       if ((flags & KILOTOK_FLAG_DECIDES) != 0) decide(machine, block);
+      const uint32_t next = shared.at + 1;
       sync_math();
       trace::arrive(machine, shared);
-      set_op(shared, op_word(machine, min(shared.at + 1, shared.end_op - 1)));
-      if (block.thread == 0) ++shared.at;
-      pass_barrier(machine, block, shared, false);
+      arrive(machine, block, shared);
+      if (next < shared.end_op) load_op(machine, next, shared.skip, block, shared);
+      wait_for_all(machine, block, shared, false);
+      if (block.thread == 0) shared.at = next;
+      sync_math();
       trace::pass(machine, block, shared);
       if ((flags & KILOTOK_FLAG_NEW_PASS) != 0) load_pass(machine, shared, block);
-      if (shared.at < shared.end_op && (shared.op.flags & shared.skip) != 0) seek(shared.at);
+      if (next < shared.end_op && (shared.op.flags & shared.skip) != 0) seek(next, block);
     }
   }
 
@@ -233,7 +244,7 @@ struct Math {
   __device__ __forceinline__ void run_alone() {
     ptx::wait_for_previous_grid();
     const Block block = block_of(machine, shared);
-    set_op(shared, op_word(machine, machine.op));
+    load_op(machine, machine.op, 0, block, shared);
     load_pass(machine, shared, block);
     if ((shared.op.flags & __ldcg(&command_of(machine)->skip)) != 0) return;
     execute(machine, block, shared, true);
@@ -295,6 +306,9 @@ __device__ __forceinline__ Shared& start(uint32_t number, uint32_t serial) {
     shared.serial = serial;
     shared.arrivals = 0;
     for (uint32_t warp = 0; warp < MATH_WARPS; ++warp) shared.taken[warp] = 0;
+    ptx::mbarrier_init(ptx::shared_address(&shared.router_staged), 1);
+    ptx::fence_mbarrier_init();
+    shared.router_turns = 0;
     shared.routed = 0;
     shared.verdicts = 0;
     shared.over = 0;

@@ -47,10 +47,7 @@ struct RingReader {
   // Waits for the next slot; its shared address.
   __device__ __forceinline__ uint32_t wait() const {
     const uint32_t slot = taken % SLOTS, parity = taken / SLOTS;
-    for (uint32_t tries = 0; !ptx::mbarrier_try_wait(full + 8 * slot, parity);) {
-      // Seconds: a copy that never lands is a bug, and the kernel stops with an error.
-      if (++tries == 1u << 22) __trap();
-    }
+    ptx::mbarrier_wait(full + 8 * slot, parity);
     return slots + slot * SLOT_BYTES;
   }
 

@@ -29,6 +29,10 @@ struct Shared {
   float rms[KILOTOK_ROWS];
   alignas(8) uint64_t full[MATH_WARPS][SLOTS];
   alignas(8) uint64_t empty[MATH_WARPS][SLOTS];
+  // The router's weights (ops/router.cuh): how many experts stand in shared memory, and how often
+  // some were asked for.
+  alignas(8) uint64_t router_staged;
+  uint32_t router_experts, router_turns;
   // Told by math threads to the warp that streams: numbers that only grow.
   uint32_t commands;  // commands taken
   uint32_t routed;    // serial number of the newest op whose experts stand in `touched`

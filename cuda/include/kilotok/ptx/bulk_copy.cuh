@@ -22,4 +22,20 @@ __device__ __forceinline__ void bulk_copy(uint32_t shared, const void* global, u
       : "memory");
 }
 
+// The same without a policy.
+__device__ __forceinline__ void bulk_copy(uint32_t shared, const void* global, uint32_t bytes,
+                                          uint32_t bar) {
+  asm volatile(
+      "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::
+          "r"(shared),
+      "l"(global), "r"(bytes), "r"(bar)
+      : "memory");
+}
+
+// Between a thread's ordinary accesses to shared memory (or those that it has waited for) and
+// bulk copies into it.
+__device__ __forceinline__ void fence_async_shared() {
+  asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+}
+
 }  // namespace kilotok::ptx

@@ -40,6 +40,13 @@ __device__ __forceinline__ bool mbarrier_try_wait(uint32_t bar, uint32_t parity)
   return is_done != 0;
 }
 
+// Waits for the phase; traps after seconds, since a copy that never lands is a bug.
+__device__ __forceinline__ void mbarrier_wait(uint32_t bar, uint32_t parity) {
+  for (uint32_t tries = 0; !mbarrier_try_wait(bar, parity);) {
+    if (++tries == 1u << 22) __trap();
+  }
+}
+
 // Asks without waiting.
 __device__ __forceinline__ bool mbarrier_test_wait(uint32_t bar, uint32_t parity) {
   uint32_t is_done;
