@@ -114,8 +114,8 @@ __device__ __forceinline__ void router_in(const KilotokRouter& args, const Block
 #pragma unroll
     for (uint32_t e = 0; e < EXPERTS; ++e) {
       const uint32_t expert = first + e * block.count;
-      weights[e] = reinterpret_cast<const uint8_t*>(args.weights) +
-                   static_cast<uint64_t>(expert) * bytes;
+      weights[e] =
+          reinterpret_cast<const uint8_t*>(args.weights) + static_cast<uint64_t>(expert) * bytes;
       if (expert >= args.experts) weights[e] = nullptr;
       if (first == block.index && e < staged) {
         weights[e] = block.scratch + ROUTER_STAGE + e * bytes;
