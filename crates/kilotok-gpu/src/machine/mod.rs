@@ -354,12 +354,13 @@ impl Machine {
     fn run_resident(&mut self, command: &abi::Command) -> Result<(), GpuError> {
         let number = self.number;
         let half_idle = Duration::from_millis(u64::from(self.options.idle_ms) / 2);
-        let was_idle = self.answered.elapsed() > half_idle;
         if !self.is_resident || self.mailbox.is_parked() {
             self.start(number.wrapping_sub(1))?;
         }
         self.mailbox.put(&abi::Command { reserved: number, ..*command });
         self.mailbox.ring(number);
+        // Looked at after the bell: this thread may have stood still before it.
+        let was_idle = self.answered.elapsed() > half_idle;
         loop {
             self.wait(|this| this.mailbox.finished() == number || this.mailbox.is_parked())?;
             // A kernel that leaves after a while says it finished whatever was rung last. If it was
