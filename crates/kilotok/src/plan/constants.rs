@@ -93,10 +93,10 @@ pub(super) const PAIRS_KB: Constant =
 /// What attention takes longer between other ops than launched alone again and again, where the step
 /// reads more than the second-level cache holds; persistent.
 pub(super) const COLD_PERSISTENT: Constant =
-    fitted("attention between other ops, persistent", 10.8, "us", PAGE);
+    fitted("attention between other ops, persistent", 11.51, "us", PAGE);
 /// The same in a graph.
 pub(super) const COLD_GRAPH: Constant =
-    fitted("attention between other ops, graph", 3.47, "us", PAGE);
+    fitted("attention between other ops, graph", 4.292, "us", PAGE);
 
 /// What has to be read between two uses for attention to find its caches cold.
 pub(super) const L2: Constant = measured("second-level cache", 62.9, "MB", MACHINE);
