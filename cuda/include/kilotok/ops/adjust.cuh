@@ -89,10 +89,7 @@ __device__ __forceinline__ void adjust(const KilotokAdjust& args, const KilotokC
       }
       logits[four] = make_float4(logit[0], logit[1], logit[2], logit[3]);
     }
-#pragma unroll
-    for (uint32_t distance = 16; distance > 0; distance /= 2) {
-      peak = fmaxf(peak, __shfl_xor_sync(0xFFFFFFFFu, peak, distance));
-    }
+    peak = warp_max(peak);
   }
   auto* shared = reinterpret_cast<float*>(block.scratch);
   if (block.lane == 0) shared[block.warp] = peak;

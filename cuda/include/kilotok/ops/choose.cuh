@@ -70,10 +70,7 @@ __device__ __forceinline__ void consider_noisy(KilotokChoice& best, float& bound
     if (first + i >= vocab || !rule.keeps(logit[i], first + i)) about[i] = NAN;
     bound = fmaxf(bound, about[i]);
   }
-#pragma unroll
-  for (uint32_t distance = 16; distance > 0; distance /= 2) {
-    bound = fmaxf(bound, __shfl_xor_sync(0xFFFFFFFFu, bound, distance));
-  }
+  bound = warp_max(bound);
   const float least = bound - fminf(1e-3f + 1e-6f * fabsf(bound), 1e30f);
   uint32_t likely = 0;
 #pragma unroll

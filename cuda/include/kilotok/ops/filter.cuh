@@ -151,10 +151,7 @@ __device__ __forceinline__ float2 peaks_of(uint64_t peaks, uint32_t blocks, uint
   for (uint32_t i = block.lane; i < blocks; i += 32) {
     most = fmaxf(most, __ldcg(from + i * KILOTOK_ROWS));
   }
-#pragma unroll
-  for (uint32_t distance = 16; distance > 0; distance /= 2) {
-    most = fmaxf(most, __shfl_xor_sync(0xFFFFFFFFu, most, distance));
-  }
+  most = warp_max(most);
   for (uint32_t i = block.thread; i < blocks; i += MATH_THREADS) {
     const float mine = __ldcg(from + i * KILOTOK_ROWS);
     uint32_t better = 0;

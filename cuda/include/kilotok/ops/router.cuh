@@ -72,12 +72,11 @@ struct RouterWeights {
   uint4 words[IS_F32 ? 2 : 1];
 
   // `row`: in shared or device memory; null: zeros.
-  __device__ __forceinline__ void load(const uint8_t* row, uint32_t k, uint32_t width) {
-    const bool is_there = row != nullptr && k < width;
+  __device__ __forceinline__ void load(const uint8_t* row, uint32_t k) {
     const uint4* from = reinterpret_cast<const uint4*>(row + (IS_F32 ? 4 : 2) * k);
 #pragma unroll
     for (uint32_t i = 0; i < (IS_F32 ? 2 : 1); ++i) {
-      words[i] = is_there ? from[i] : make_uint4(0, 0, 0, 0);
+      words[i] = row != nullptr ? from[i] : make_uint4(0, 0, 0, 0);
     }
   }
 
@@ -124,7 +123,7 @@ __device__ __forceinline__ void router_in(const KilotokRouter& args, const Block
     for (uint32_t k = own; k < args.width; k += STRIDE) {
       RouterWeights<IS_F32> w_words[EXPERTS];
 #pragma unroll
-      for (uint32_t e = 0; e < EXPERTS; ++e) w_words[e].load(weights[e], k, args.width);
+      for (uint32_t e = 0; e < EXPERTS; ++e) w_words[e].load(weights[e], k);
       Columns w[EXPERTS];
 #pragma unroll
       for (uint32_t e = 0; e < EXPERTS; ++e) w[e] = w_words[e].unpack();

@@ -5,18 +5,12 @@
 // A warp selects for one row. Ties go to the lower expert.
 #pragma once
 
+#include "kilotok/ops/choices.cuh"
 #include "kilotok/persistent/trace.cuh"
 
 namespace kilotok::ops {
 
 inline constexpr uint32_t MAX_EXPERTS = 512;
-
-// Floats in the order of their values as unsigned numbers; NaN reads as the least.
-__device__ __forceinline__ uint32_t ordered(float value) {
-  const uint32_t bits = __float_as_uint(value);
-  if (value != value) return 0;
-  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
-}
 
 // The largest of the first LEFT keys and their places comes first.
 template <uint32_t LEFT, uint32_t COUNT>
@@ -69,7 +63,7 @@ __device__ __forceinline__ void select_row(const KilotokMoeUp& args, uint32_t ro
     biased[i] += weight[i];
     weights[lane + 32 * i] = is_softmax ? biased[i] : weight[i];
     // 0 is taken by what is no candidate.
-    key[i] = lane + 32 * i < args.experts ? max(1u, ordered(biased[i])) : 0;
+    key[i] = lane + 32 * i < args.experts ? max(1u, order_of(biased[i])) : 0;
   }
   uint32_t chosen = 0;  // lane r: of rank r
   uint2 best = largest(key);

@@ -43,4 +43,13 @@ __device__ __forceinline__ float warp_sum(float value) {
   return value;
 }
 
+// The largest of one value per lane, in every lane.
+__device__ __forceinline__ float warp_max(float value) {
+#pragma unroll
+  for (uint32_t distance = 16; distance > 0; distance /= 2) {
+    value = fmaxf(value, __shfl_xor_sync(0xFFFFFFFFu, value, distance));
+  }
+  return value;
+}
+
 }  // namespace kilotok
